@@ -1,0 +1,84 @@
+"""pgqueue: background jobs for Python on PostgreSQL. The front door; behind it, in the order of a job's life:
+
+app.py         PgQueue: where database, tasks, events and the rooms below meet
+task.py        @app.task gives a function its name, options and .enqueue()
+arguments.py   a call's arguments to JSON and back as annotated
+enqueue.py     the application's side: a job inside the caller's own transaction
+drivers.py     runs a statement on whatever connection the application hands over
+db.py, sql/    every statement: db.py runs them, one function each; sql/ holds them, one file each
+worker/        claim, run, settle, in that order; supervisor.py keeps the processes that do it
+maintenance/   chores any worker may do, safe to do twice: rescue, expire, prune
+monitor.py     the operator's eyes
+control.py     the operator's hands: redrive, purge, cancel, pause
+job.py, retry.py, settings.py, errors.py, schema.py   the ground all of them stand on
+cli/           the commands; migrate.py the migrations; embedded.py a PostgreSQL from a wheel; testing.py fixtures
+"""
+
+from __future__ import annotations
+
+from pgqueue.app import PgQueue
+from pgqueue.context import Context
+from pgqueue.errors import (
+    ArgsNotJSON,
+    BadRow,
+    Cancel,
+    ClaimLost,
+    ConfigurationError,
+    DeadLetter,
+    DuplicateTask,
+    EnqueueError,
+    InvalidArguments,
+    InvalidOption,
+    InvalidTask,
+    JobNotFound,
+    OperationError,
+    PgQueueError,
+    RetryLater,
+    SchemaError,
+    Snooze,
+    TaskError,
+    TaskTimeout,
+    UniqueKeyTaken,
+    UnknownTask,
+    UnusableConnection,
+    WorkerError,
+)
+from pgqueue.job import DeadReason, Job, State
+from pgqueue.retry import RetryPolicy
+from pgqueue.settings import VERSION
+from pgqueue.task import Task
+
+__version__ = VERSION
+
+__all__ = [
+    "ArgsNotJSON",
+    "BadRow",
+    "Cancel",
+    "ClaimLost",
+    "ConfigurationError",
+    "Context",
+    "DeadLetter",
+    "DeadReason",
+    "DuplicateTask",
+    "EnqueueError",
+    "InvalidArguments",
+    "InvalidOption",
+    "InvalidTask",
+    "Job",
+    "JobNotFound",
+    "OperationError",
+    "PgQueue",
+    "PgQueueError",
+    "RetryLater",
+    "RetryPolicy",
+    "SchemaError",
+    "Snooze",
+    "State",
+    "Task",
+    "TaskError",
+    "TaskTimeout",
+    "UniqueKeyTaken",
+    "UnknownTask",
+    "UnusableConnection",
+    "WorkerError",
+]

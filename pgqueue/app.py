@@ -1,0 +1,334 @@
+"""PgQueue: where database, tasks, events and the rooms below meet. An application makes one and keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import weakref
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from pgqueue import control, enqueue, monitor
+from pgqueue.context import Context
+from pgqueue.control import DeadFilter
+from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform, perform_async
+from pgqueue.enqueue import NewJob
+from pgqueue.errors import ConfigurationError, DuplicateTask, JobNotFound, SchemaError
+from pgqueue.events import Events, Handler
+from pgqueue.job import Job
+from pgqueue.maintenance.chores import chores
+from pgqueue.retry import Backoff, RetryPolicy
+from pgqueue.settings import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_QUEUE,
+    DEFAULT_SCHEMA,
+    RETENTION,
+    VERSION,
+    WorkerSettings,
+    conninfo_from_url,
+    database_url,
+    positive_seconds,
+    schema_name,
+)
+from pgqueue.sql import Statements, statements
+from pgqueue.task import Task, make
+from pgqueue.worker.heartbeat import Heart
+from pgqueue.worker.loop import Loop
+from pgqueue.worker.solo import Worker
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class PgQueue:
+    """A job queue in one schema of one PostgreSQL database.
+
+    database: a URL (`postgresql://…`, also as SQLAlchemy writes it), an SQLAlchemy Engine on psycopg, or nothing:
+    PGQUEUE_DATABASE_URL, looked up at first use. schema: the schema of the tables; "pgqueue". retention: seconds that a
+    finished job is kept at least; one day. Making one connects to nothing. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self, database: str | sa.Engine | None = None, *, schema: str = DEFAULT_SCHEMA, retention: float = RETENTION
+    ) -> None:
+        if isinstance(database, sa.Engine):
+            if database.dialect.driver != "psycopg":
+                raise ConfigurationError(
+                    f"the engine runs on {database.dialect.driver}; pgqueue needs one made from postgresql+psycopg://"
+                )
+        elif database is not None and not isinstance(database, str):
+            raise ConfigurationError(
+                f"database must be a URL or an SQLAlchemy Engine, not {type(database).__qualname__}"
+            )
+        elif database is not None:
+            conninfo_from_url(database)
+        self._database = database
+        self.schema = schema_name(schema)
+        self.retention = positive_seconds("retention", retention)
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self.events = Events()
+        self.jobs = Jobs(self)
+        self.dead = Dead(self)
+        self._engine: tuple[int, sa.Engine] | None = None
+        self._async_engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    # -- tasks and events ----------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        delay: float = 0.0,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        retry: RetryPolicy | Backoff | None = None,
+        timeout: float | None = None,
+        expires_in: float | None = None,
+        tags: tuple[str, ...] | list[str] = (),
+        meta: dict[str, Any] | None = None,
+    ) -> Decorator: ...
+    def task(self, *function: Any, **options: Any) -> Any:
+        """Registers a plain function, sync or async, as a task. Bare or with options:
+
+            @app.task(queue="email", max_attempts=4, retry=RetryPolicy(delay=2), timeout=30)
+            def send_welcome_email(user_id: int, email: str) -> dict: ...
+
+        name: what rows call it; `module.function`. retry: a RetryPolicy, or a function of (attempt, error) that returns
+        seconds or None for no further attempt. timeout: seconds an attempt may run; no limit. The other options are the
+        defaults of its jobs, see `Options`. Raises InvalidTask, DuplicateTask, InvalidOption.
+        """
+        if not function:
+            return partial(self._register, **options)
+        return self._register(*function, **options)
+
+    def _register(self, function: Callable[..., Any], **options: Any) -> Task[..., Any]:
+        made = make(self, function, **options)
+        known = self.tasks.get(made.name)
+        if known is not None and _where(known.function) != _where(made.function):
+            raise DuplicateTask(f"task {made.name} is defined twice: give one of them another name=")
+        self.tasks[made.name] = made
+        return made
+
+    def on(self, event: str) -> Callable[[Handler], Handler]:
+        """Calls the decorated function, sync or async, with each such Event, in the worker process where it happened.
+
+        started · completed · failed · retried · snoozed · released · dead_lettered · cancelled · rescued · claim_lost
+        """
+
+        def add(handler: Handler) -> Handler:
+            self.events.add(event, handler)
+            return handler
+
+        return add
+
+    # -- enqueue -------------------------------------------------------------------------------------------------------
+
+    @overload
+    def enqueue_many(self, connection: SyncConnection, jobs: Iterable[NewJob], /) -> list[int]: ...
+    @overload
+    def enqueue_many(self, connection: AsyncConnection, jobs: Iterable[NewJob], /) -> Awaitable[list[int]]: ...
+    def enqueue_many(
+        self, connection: SyncConnection | AsyncConnection, jobs: Iterable[NewJob], /
+    ) -> list[int] | Awaitable[list[int]]:
+        """Enqueues jobs of any tasks, made by `task.job(...)`; all or none. The ids, in input order."""
+        return enqueue.enqueue_many(self.statements, connection, jobs)
+
+    @property
+    def statements(self) -> Statements:
+        """The statements of this schema."""
+        return statements(self.schema)
+
+    def enqueue_alone(self, new: NewJob) -> Job:
+        """`task.delay`: a short transaction of its own."""
+        return self.perform(enqueue.enqueue_steps(self.statements, new))
+
+    async def enqueue_alone_async(self, new: NewJob) -> Job:
+        """`task.delay_async`: the same on the running event loop."""
+        async with self.async_engine.begin() as connection:
+            return await perform_async(connection, enqueue.enqueue_steps(self.statements, new))
+
+    # -- connections of the app's own ----------------------------------------------------------------------------------
+
+    def perform(self, steps: Steps[T]) -> T:
+        """Runs the steps in one transaction of their own."""
+        with self.engine.begin() as connection:
+            return perform(connection, steps)
+
+    @property
+    def conninfo(self) -> str:
+        """What psycopg connects with. Raises ConfigurationError without a database."""
+        if isinstance(self._database, sa.Engine):
+            return conninfo_from_url(self._database.url.render_as_string(hide_password=False))
+        return conninfo_from_url(database_url(self._database))
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The Engine given, or one of our own, with a pool for each process: a fork must not share its connections."""
+        if isinstance(self._database, sa.Engine):
+            return self._database
+        if self._engine is None or self._engine[0] != os.getpid():
+            connect = partial(psycopg.connect, self.conninfo, application_name="pgqueue", connect_timeout=10)
+            self._engine = (os.getpid(), sa.create_engine("postgresql+psycopg://", creator=connect))
+        return self._engine[1]
+
+    @property
+    def async_engine(self) -> AsyncEngine:
+        """An AsyncEngine of our own for the running event loop; its connections cannot leave that loop."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._async_engines:
+            connect = partial(
+                psycopg.AsyncConnection.connect, self.conninfo, application_name="pgqueue", connect_timeout=10
+            )
+            self._async_engines[loop] = create_async_engine("postgresql+psycopg://", async_creator=connect)
+        return self._async_engines[loop]
+
+    def close(self) -> None:
+        """Closes the connections that `delay`, `jobs` and `dead` opened. A later call opens new ones."""
+        if self._engine is not None and self._engine[0] == os.getpid():
+            self._engine[1].dispose()
+        self._engine = None
+
+    async def close_async(self) -> None:
+        """Closes what `delay_async` opened on the running event loop."""
+        engine = self._async_engines.pop(asyncio.get_running_loop(), None)
+        if engine is not None:
+            await engine.dispose()
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    def worker(self, **settings: Any) -> Worker:
+        """A worker for this process: `app.worker(queues=["email"], concurrency=20).run()`; see WorkerSettings.
+
+        Raises ConfigurationError for a setting that cannot work. `pgqueue worker` is the stronger way to run one.
+        """
+        if isinstance(settings.get("queues"), list):
+            settings["queues"] = tuple(settings["queues"])
+        try:
+            made = WorkerSettings(**settings)
+        except TypeError as error:
+            raise ConfigurationError(f"app.worker(): {str(error).partition('__init__() ')[2] or error}") from None
+        row = {"tasks": sorted(self.tasks), "version": VERSION}
+        return Worker(made, heart=self._heart, loop=self.loop, row=row)
+
+    def loop(self, settings: WorkerSettings, worker_id: Any, conninfo: str | None = None) -> Loop:
+        """The heart of one worker of this app; its row must have been written."""
+        return Loop(
+            conninfo=conninfo or self.conninfo,
+            listen_conninfo=None if settings.listen_url is None else conninfo_from_url(settings.listen_url),
+            sql=self.statements,
+            tasks=self.tasks,
+            events=self.events,
+            settings=settings,
+            worker_id=worker_id,
+            chores=chores(self.statements, settings, self.retention, random.random),
+        )
+
+    def _heart(self, settings: WorkerSettings) -> Heart:
+        heart = Heart(self.conninfo, self.statements, settings.lease)
+        check(heart)
+        return heart
+
+
+def check(heart: Heart) -> None:
+    """Raises psycopg.OperationalError or SchemaError when a worker could not work on this database."""
+    from pgqueue import migrate  # brings Alembic, which takes 0.1 s to import and nothing else here needs
+
+    try:
+        heart.perform(monitor.check_schema(heart.sql, migrate.head()))
+    except psycopg.errors.UndefinedTable:
+        raise SchemaError(f'schema "{heart.sql.schema}" holds no pgqueue tables: run `pgqueue migrate`') from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SchemaError(f"the role may not use the schema: {error.diag.message_primary}") from None
+
+
+class Jobs:
+    """`app.jobs`: look at jobs and cancel them, each call in a short transaction of its own."""
+
+    def __init__(self, app: PgQueue) -> None:
+        self._app = app
+
+    def get(self, job_id: int) -> Job:
+        """The job, in whatever state. Raises JobNotFound."""
+        found = self._app.perform(monitor.find(self._app.statements, ids=[job_id]))
+        if not found:
+            raise JobNotFound(f"there is no job {job_id}")
+        return found[0]
+
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Jobs in any state, newest first; up to `limit` (1 to 1,000), with ids below `before`."""
+        return self._app.perform(
+            monitor.find(self._app.statements, state=state, task=task, queue=queue, before=before, limit=limit)
+        )
+
+    def cancel(self, job_id: int, why: str = "cancelled by an operator") -> bool:
+        """Cancels a job that nobody runs; False if there was nothing to do."""
+        return bool(self._app.perform(control.cancel(self._app.statements, [job_id], why)))
+
+
+class Dead:
+    """`app.dead`: the dead-letter table, each call in a short transaction of its own. Filters: see DeadFilter."""
+
+    def __init__(self, app: PgQueue) -> None:
+        self._app = app
+
+    def redrive(
+        self, job_id: int | None = None, /, *, args: Any = None, dry_run: bool = False, **which: Unpack[DeadFilter]
+    ) -> list[int]:
+        """Sends dead jobs back to their queues, by id or by filter; the ids that were (with dry_run: would be) sent.
+
+        args: corrected arguments, a dict or a list. Atomic, and twice gives one job. Raises UniqueKeyTaken.
+        """
+        if job_id is not None:
+            which["ids"] = [job_id]
+        return self._app.perform(control.redrive(self._app.statements, args=args, dry_run=dry_run, **which))
+
+    def purge(self, job_id: int | None = None, /, *, dry_run: bool = False, **which: Unpack[DeadFilter]) -> list[int]:
+        """Removes dead jobs for good, by id or by filter; their ids."""
+        if job_id is not None:
+            which["ids"] = [job_id]
+        return self._app.perform(control.purge(self._app.statements, dry_run=dry_run, **which))
+
+    def list(
+        self, *, task: str | None = None, queue: str | None = None, before: int | None = None, limit: int = 50
+    ) -> list[Job]:
+        """Dead jobs, newest first, with reason and every attempt's error."""
+        found = monitor.find(self._app.statements, state="dead", task=task, queue=queue, before=before, limit=limit)
+        return self._app.perform(found)
+
+
+class Decorator(Protocol):
+    """What `app.task(...)` with options returns, for type checkers: it keeps the function's own signature."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+def _where(function: Callable[..., Any]) -> tuple[str, int]:
+    """File and line: a module that is imported twice, as __main__ and by name, defines its tasks twice."""
+    code = function.__code__
+    return code.co_filename, code.co_firstlineno

@@ -1,0 +1,49 @@
+"""The command line: parses, calls, prints. One line for an error, and an exit code that means something.
+
+0 done · 1 the operation failed · 2 usage · 3 database unreachable or schema not usable
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from pgqueue import __version__
+from pgqueue.cli.common import Group, database_options
+from pgqueue.cli.dead import dead
+from pgqueue.cli.jobs import enqueue, jobs
+from pgqueue.cli.migrate import migrate
+from pgqueue.cli.worker import worker
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="pgqueue")
+@database_options
+def cli() -> None:
+    """Background jobs for Python on PostgreSQL.
+
+    \b
+      pgqueue migrate                          make the tables
+      pgqueue worker shop.tasks:app            run jobs
+      pgqueue enqueue shop.tasks.send '{"user_id": 7}'
+      pgqueue dead list                        see what failed for good
+
+    The database is --database-url or PGQUEUE_DATABASE_URL, e.g. postgresql://user@host/dbname. Every option can also
+    be given as an environment variable, PGQUEUE_ and its name: PGQUEUE_CONCURRENCY=50.
+    """
+
+
+for _command in (migrate, worker, enqueue, jobs, dead):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli(prog_name="pgqueue")
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,156 @@
+"""One process that works, started by the supervisor: loads the application, asks for a row, runs its loop.
+
+What stops it is the channel to its supervisor, not a signal: a terminal or a service manager signals every process of
+a group, and the supervisor alone knows the order in which to stop. When the channel closes, the supervisor is gone, and
+so is the lease: the process ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NoReturn
+from uuid import UUID
+
+from pgqueue import PgQueue, __version__, logs
+from pgqueue.db import Rescued
+from pgqueue.errors import ConfigurationError
+from pgqueue.maintenance import rescue
+from pgqueue.settings import WorkerSettings, conninfo_from_url
+from pgqueue.worker.loop import Loop
+from pgqueue.worker.supervisor import EXIT_BROKEN, EXIT_STUCK, EXIT_USAGE, die_with_parent
+
+log = logging.getLogger("pgqueue")
+
+
+def main(descriptor: int) -> NoReturn:
+    """Never returns: threads that are stuck in a job must not keep the process."""
+    die_with_parent()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    channel = socket.socket(fileno=descriptor)
+    messages = _messages(channel)
+    start = next(messages)["start"]
+    logs.configure(*start["log"])
+    try:
+        app = load(start["app"])
+        settings = _settings(start["settings"])
+        if start["schema"] is not None:
+            app.schema = start["schema"]
+        conninfo = app.conninfo if start["url"] is None else conninfo_from_url(start["url"])
+    except ConfigurationError as error:
+        _exit(EXIT_USAGE, f"pgqueue: {error}")
+    hello = {"conninfo": conninfo, "schema": app.schema, "tasks": sorted(app.tasks), "version": __version__}
+    channel.sendall(json.dumps({"hello": hello}).encode() + b"\n")
+    worker_id = UUID(next(messages)["work"]["worker_id"])
+    try:
+        code = _new_loop()(_work(app, settings, worker_id, conninfo, messages))
+    except BaseException:
+        log.exception("the worker broke", extra={"event": "worker_broken", "worker_id": str(worker_id)})
+        _exit(EXIT_BROKEN)
+    _exit(code)
+
+
+async def _work(
+    app: PgQueue, settings: WorkerSettings, worker_id: UUID, conninfo: str, messages: Iterator[dict[str, Any]]
+) -> int:
+    loop = app.loop(settings, worker_id, conninfo)
+    listener = threading.Thread(
+        target=_obey, args=(messages, loop, app, asyncio.get_running_loop()), name="pgqueue-channel", daemon=True
+    )
+    listener.start()
+    log.info(
+        "working: %d tasks, queues %s, concurrency %d",
+        len(app.tasks),
+        ", ".join(settings.queues or ("all",)),
+        settings.concurrency,
+        extra={"event": "worker_started", "worker_id": str(worker_id)},
+    )
+    await loop.run()
+    if settings.drain and not loop.stopped:
+        log.info("drained; %d jobs are scheduled for later", loop.left_for_later, extra={"event": "drained"})
+    return EXIT_STUCK if loop.stuck else 0
+
+
+def _obey(messages: Iterator[dict[str, Any]], loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:
+    for message in messages:
+        if "stop" in message:
+            running.call_soon_threadsafe(loop.stop)
+        elif "rescued" in message:
+            rescued = [Rescued(**job) for job in message["rescued"]]
+            running.call_soon_threadsafe(partial(rescue.emit, rescued, app.events))
+
+
+def _messages(channel: socket.socket) -> Iterator[dict[str, Any]]:
+    """The supervisor's messages; the end of them is the end of the supervisor, and of us."""
+    for line in channel.makefile("rb"):
+        yield json.loads(line)
+    _exit(EXIT_STUCK)
+
+
+def load(target: str) -> PgQueue:
+    """The app named MODULE:APP. Raises ConfigurationError with the import's own error."""
+    module_name, _, attribute = target.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ConfigurationError(f"there is no module {module_name} here or in the installed packages") from None
+        raise ConfigurationError(f"module {module_name} cannot be imported: {_where(error)}") from None
+    except (Exception, SystemExit) as error:
+        raise ConfigurationError(f"module {module_name} cannot be imported: {_where(error)}") from None
+    found: Any = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not isinstance(found, PgQueue):
+        kind = "nothing" if found is None else f"a {type(found).__name__}"
+        raise ConfigurationError(f"{target} is {kind}, not a PgQueue")
+    return found
+
+
+def _where(error: BaseException) -> str:
+    """`ImportError: no such name (shop/tasks.py, line 3)`"""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+    if isinstance(error, SyntaxError):
+        place = f" ({error.filename}, line {error.lineno})"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{place}"
+
+
+def _settings(given: dict[str, Any]) -> WorkerSettings:
+    queues = given.pop("queues")
+    return WorkerSettings(queues=None if queues is None else tuple(queues), **given)
+
+
+def _new_loop() -> Any:
+    """asyncio.run, on uvloop where that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+def _exit(code: int, message: str = "") -> NoReturn:
+    if message:
+        print(message, file=sys.stderr)  # noqa: T201
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[-1]))

@@ -1,0 +1,159 @@
+"""What the commands share: the database options, error lines and exit codes, tables and JSON."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any, NoReturn, TypeVar
+
+import click
+import psycopg
+import sqlalchemy as sa
+
+from pgqueue.app import PgQueue
+from pgqueue.errors import ConfigurationError, EnqueueError, PgQueueError, SchemaError
+from pgqueue.job import Job
+from pgqueue.logs import one_line
+from pgqueue.settings import describe, scrub
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_FAILED, EXIT_USAGE, EXIT_DATABASE = 1, 2, 3
+
+
+class Group(click.Group):
+    """A group whose commands' errors become one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (PgQueueError, psycopg.Error, sa.exc.SQLAlchemyError) as error:
+            give_up(error, ctx.obj.get("url") if ctx.obj else None)
+
+
+def give_up(error: BaseException, url: str | None = None) -> NoReturn:
+    """Prints the error's one line and exits with its code."""
+    message, code = explain(error, url)
+    click.echo(f"pgqueue: {message}", err=True)
+    sys.exit(code)
+
+
+def explain(error: BaseException, url: str | None) -> tuple[str, int]:
+    """(line, exit code). The line holds no password and no arguments."""
+    if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
+        error = error.orig
+    if isinstance(error, ConfigurationError | EnqueueError):
+        return one_line(str(error)), EXIT_USAGE
+    if isinstance(error, SchemaError):
+        return one_line(str(error)), EXIT_DATABASE
+    if isinstance(error, PgQueueError):
+        return one_line(str(error)), EXIT_FAILED
+    if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
+        return "the schema holds no pgqueue tables: run `pgqueue migrate`", EXIT_DATABASE
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return f"the role may not do this: {error.diag.message_primary}", EXIT_FAILED
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return one_line(error.diag.message_primary), EXIT_DATABASE if _down(error) else EXIT_FAILED
+    if isinstance(error, psycopg.OperationalError | sa.exc.OperationalError):
+        reason = scrub(str(error), url or "").strip().splitlines()[0] if str(error).strip() else "no answer"
+        return f"cannot reach {describe(url or '')}: {one_line(reason)}", EXIT_DATABASE
+    return f"{type(error).__name__}: the database refused", EXIT_FAILED
+
+
+def _down(error: psycopg.Error) -> bool:
+    return isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.QueryCanceled)
+
+
+def database_options(function: F) -> F:
+    """--database-url and --schema, before or after the subcommand; the later one counts."""
+
+    @click.option("--database-url", envvar="PGQUEUE_DATABASE_URL", metavar="URL", help="postgresql://user@host/dbname")
+    @click.option("--schema", envvar="PGQUEUE_SCHEMA", metavar="NAME", help="Schema of the tables.  [default: pgqueue]")
+    @click.pass_context
+    @functools.wraps(function)
+    def with_options(ctx: click.Context, /, database_url: str | None, schema: str | None, **rest: Any) -> Any:
+        chosen = ctx.ensure_object(dict)
+        source = ctx.get_parameter_source
+        if database_url is not None and ("url" not in chosen or source("database_url") is _ON_THE_LINE):
+            chosen["url"] = database_url
+        if schema is not None and ("schema" not in chosen or source("schema") is _ON_THE_LINE):
+            chosen["schema"] = schema
+        return ctx.invoke(function, **rest)
+
+    return with_options  # type: ignore[return-value]
+
+
+_ON_THE_LINE = click.core.ParameterSource.COMMANDLINE
+
+
+def app_of(ctx: click.Context) -> PgQueue:
+    """An app without tasks on the chosen database; closed when the command ends."""
+    app = PgQueue(ctx.obj.get("url"), schema=ctx.obj.get("schema") or "pgqueue")
+    ctx.obj["url"] = app.conninfo
+    ctx.call_on_close(app.close)
+    return app
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
+    """A table that fits the terminal; control characters in any field are escaped."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold" if column in ("error", "task") else "ellipsis")
+    count = 0
+    for row in rows:
+        table.add_row(*(Text(cell(value)) for value in row))
+        count += 1
+    if count:
+        Console(highlight=False, soft_wrap=False).print(table)
+    else:
+        click.echo(empty)
+
+
+def cell(value: Any) -> str:
+    """A value as people read it."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(item) for item in value)
+    return one_line(str(value))
+
+
+def job_as_dict(job: Job) -> dict[str, Any]:
+    return {item.name: getattr(job, item.name) for item in fields(job) if item.name != "existing"}
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def parse_args(text: str | None, name: str) -> Any:
+    """JSON arguments from the command line: an object or an array."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{name} is not JSON: {error}") from None
+    except RecursionError:
+        raise click.UsageError(f"{name} is nested too deep") from None
+    if not isinstance(value, dict | list):
+        raise click.UsageError(f"{name} must be a JSON object of named arguments, or an array of positional ones")
+    return value

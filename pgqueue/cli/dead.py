@@ -1,0 +1,134 @@
+"""pgqueue dead: the dead-letter table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pgqueue.cli.common import app_of, database_options, job_as_dict, json_option, parse_args, print_json, print_table
+from pgqueue.cli.jobs import print_job
+from pgqueue.errors import JobNotFound
+from pgqueue.job import DeadReason, State
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def dead() -> None:
+    """Jobs that failed for good: look at them, send them back, or remove them.
+
+    \b
+      pgqueue dead list --task shop.tasks.charge
+      pgqueue dead redrive 42 --args '{"amount": 12}'
+      pgqueue dead redrive --task shop.tasks.charge --error "timed out" --dry-run
+      pgqueue dead purge --older-than 604800
+    """
+
+
+def filters(function: F) -> F:
+    """Which jobs: by id, task, queue, reason, error, age."""
+    for option in reversed(
+        (
+            click.option("--task", help="Only jobs of this task."),
+            click.option("--queue", help="Only jobs of this queue."),
+            click.option(
+                "--reason", type=click.Choice([reason.value for reason in DeadReason]), help="Why they are dead."
+            ),
+            click.option("--error", help="Only jobs whose last error contains this text."),
+            click.option("--older-than", type=float, metavar="SECONDS", help="Only jobs that died longer ago."),
+            click.option("--younger-than", type=float, metavar="SECONDS", help="Only jobs that died since."),
+            click.option("--limit", type=click.IntRange(min=1), help="At most so many, oldest death first."),
+            click.option("--all", "everything", is_flag=True, help="Every dead job."),
+            click.option("--dry-run", is_flag=True, help="Only say which it would be."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@dead.command("list")
+@click.option("--task", help="Only jobs of this task.")
+@click.option("--queue", help="Only jobs of this queue.")
+@click.option("--before", type=int, metavar="ID", help="Only ids below, to read on.")
+@click.option("--limit", default=50, show_default=True, help="At most so many, newest first.")
+@json_option
+@database_options
+@click.pass_context
+def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
+    """List dead jobs with reason and last error."""
+    found = app_of(ctx).dead.list(**which)
+    if as_json:
+        print_json([job_as_dict(job) for job in found])
+        return
+    rows = (
+        (job.id, job.task, job.queue, job.attempt, job.reason, job.finished_at, (job.error or "")[:200])
+        for job in found
+    )
+    print_table(("id", "task", "queue", "attempts", "reason", "died_at", "error"), rows, empty="no dead jobs")
+
+
+@dead.command()
+@click.argument("job_id", type=int, metavar="ID")
+@click.option("--args", "show_args", is_flag=True, help="Show the arguments too.")
+@json_option
+@database_options
+@click.pass_context
+def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
+    """Show one dead job with the error and traceback of every attempt."""
+    job = app_of(ctx).jobs.get(job_id)
+    if job.state is not State.DEAD:
+        raise JobNotFound(f"job {job_id} is not dead, it is {job.state}")
+    print_job(job, show_args=show_args, as_json=as_json)
+
+
+@dead.command()
+@click.argument("ids", type=int, nargs=-1, metavar="[ID]...")
+@click.option("--args", "new_args", metavar="JSON", help="Corrected arguments, for each of them.")
+@filters
+@json_option
+@database_options
+@click.pass_context
+def redrive(
+    ctx: click.Context, /, ids: tuple[int, ...], new_args: str | None, as_json: bool, dry_run: bool, **which: Any
+) -> None:
+    """Send dead jobs back to their queues, due now: all that match or none. Twice gives one job."""
+    args = parse_args(new_args, "--args")
+    done = app_of(ctx).dead.redrive(args=args, dry_run=dry_run, **_which(ids, which))
+    _report(done, ids, "would be redriven" if dry_run else "redriven", as_json=as_json)
+
+
+@dead.command()
+@click.argument("ids", type=int, nargs=-1, metavar="[ID]...")
+@filters
+@json_option
+@database_options
+@click.pass_context
+def purge(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool, dry_run: bool, **which: Any) -> None:
+    """Remove dead jobs for good."""
+    done = app_of(ctx).dead.purge(dry_run=dry_run, **_which(ids, which))
+    _report(done, ids, "would be removed" if dry_run else "removed", as_json=as_json)
+
+
+def _which(ids: tuple[int, ...], which: dict[str, Any]) -> dict[str, Any]:
+    chosen = {name: value for name, value in which.items() if value not in (None, False)}
+    if ids:
+        chosen["ids"] = list(ids)
+    if not chosen:
+        raise click.UsageError("say which: ids, or --task, --error, --older-than …; --all for every dead job")
+    return chosen
+
+
+def _report(done: list[int], asked: tuple[int, ...], what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"ids": done})
+    else:
+        click.echo(f"{len(done)} {'job' if len(done) == 1 else 'jobs'} {what}" + (f": {_some(done)}" if done else ""))
+    missing = sorted(set(asked) - set(done))
+    if missing:
+        raise JobNotFound(f"not in the dead-letter table: {_some(missing)}")
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(str(one) for one in ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")

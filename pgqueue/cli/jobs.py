@@ -1,0 +1,131 @@
+"""pgqueue enqueue, pgqueue jobs"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pgqueue import enqueue as enqueueing
+from pgqueue.arguments import to_json
+from pgqueue.cli.common import (
+    app_of,
+    cell,
+    database_options,
+    job_as_dict,
+    json_option,
+    parse_args,
+    print_json,
+    print_table,
+)
+from pgqueue.enqueue import NewJob, Options
+from pgqueue.errors import OperationError
+from pgqueue.job import Job, State
+from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
+
+
+@click.command()
+@click.argument("task")
+@click.argument("args", default="{}", metavar="[JSON]")
+@click.option("--queue", default=DEFAULT_QUEUE, show_default=True, help="The queue to put it in.")
+@click.option("--priority", default=0, show_default=True, help="-100 to 100, higher first.")
+@click.option("--delay", default=0.0, help="Seconds until it is due.")
+@click.option("--max-attempts", default=DEFAULT_MAX_ATTEMPTS, show_default=True, help="Runs before it is dead.")
+@click.option("--unique-key", help="While a live job holds this key, that job is returned.")
+@click.option("--expires-in", type=float, help="Seconds after it is due, within which it must start.")
+@json_option
+@database_options
+@click.pass_context
+def enqueue(ctx: click.Context, /, task: str, args: str, as_json: bool, **options: Any) -> None:
+    """Enqueue one job of TASK with JSON arguments: an object of named ones, or an array of positional ones.
+
+    \b
+      pgqueue enqueue shop.tasks.send '{"user_id": 7}'
+      pgqueue enqueue shop.tasks.send '[7]' --delay 60 --queue email
+    """
+    app = app_of(ctx)
+    text = to_json(parse_args(args, "JSON"), "args", MAX_ARGS_BYTES)
+    job = app.enqueue_alone(NewJob(enqueueing.name("task", task), text, Options(**options)))
+    if as_json:
+        print_json({"id": job.id, "existing": job.existing})
+    else:
+        click.echo(f"job {job.id}: {'a live job holds this key already' if job.existing else 'enqueued'}")
+
+
+@click.group()
+def jobs() -> None:
+    """Look at jobs, live and ended; cancel one that has not started."""
+
+
+@jobs.command("list")
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Only jobs in this state.")
+@click.option("--task", help="Only jobs of this task.")
+@click.option("--queue", help="Only jobs of this queue.")
+@click.option("--before", type=int, metavar="ID", help="Only ids below, to read on.")
+@click.option("--limit", default=50, show_default=True, help="At most so many, newest first.")
+@json_option
+@database_options
+@click.pass_context
+def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
+    """List jobs, newest first."""
+    found = app_of(ctx).jobs.list(**which)
+    if as_json:
+        print_json([job_as_dict(job) for job in found])
+        return
+    columns = ("id", "task", "queue", "state", "attempt", "run_at", "worker")
+    rows = (
+        (
+            job.id,
+            job.task,
+            job.queue,
+            job.state,
+            f"{job.attempt}/{job.max_attempts}",
+            job.run_at,
+            str(job.worker_id)[:8] if job.worker_id else "",
+        )
+        for job in found
+    )
+    print_table(columns, rows, empty="no jobs")
+
+
+@jobs.command()
+@click.argument("job_id", type=int, metavar="ID")
+@click.option("--args", "show_args", is_flag=True, help="Show arguments and result too.")
+@json_option
+@database_options
+@click.pass_context
+def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
+    """Show one job, with the error of every failed attempt."""
+    print_job(app_of(ctx).jobs.get(job_id), show_args=show_args, as_json=as_json)
+
+
+@jobs.command()
+@click.argument("job_id", type=int, metavar="ID")
+@database_options
+@click.pass_context
+def cancel(ctx: click.Context, /, job_id: int) -> None:
+    """Cancel a job that has not started."""
+    app = app_of(ctx)
+    if not app.jobs.cancel(job_id):
+        job = app.jobs.get(job_id)
+        raise OperationError(f"job {job_id} is {job.state}: only a queued job can be cancelled")
+    click.echo(f"job {job_id}: cancelled")
+
+
+def print_job(job: Job, *, show_args: bool, as_json: bool) -> None:
+    """Every field of a job; arguments and result only when asked for."""
+    shown = job_as_dict(job)
+    if not show_args:
+        shown.pop("args")
+        shown.pop("result")
+    if as_json:
+        print_json(shown)
+        return
+    errors = shown.pop("errors")
+    for name, value in shown.items():
+        if value not in (None, (), ""):
+            click.echo(f"{name:<16}{cell(value)}")
+    for error in errors:
+        click.echo(f"\nattempt {error['attempt']} at {error['at']}: {cell(error['error'])}")
+        for line in (error.get("traceback") or "").splitlines():
+            click.echo(f"    {cell(line)}")

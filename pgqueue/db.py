@@ -1,0 +1,394 @@
+"""The only module that executes SQL: one function a statement, in the order of a job's life.
+
+Each is a generator of `Call`s (drivers.py runs it on any connection, sync or async), takes the statements of one schema
+first, and returns plain data. `now` is for tests: None means the server's clock, which is the only one that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import errors as pg
+from psycopg import sql as psycopg_sql
+
+from pgqueue.drivers import Call, Rows, Steps
+from pgqueue.errors import UniqueKeyTaken
+from pgqueue.sql import Statements
+
+Now = datetime | None
+
+
+# -- enqueue ------------------------------------------------------------------------------------------------------
+
+
+def enqueue(sql: Statements, columns: dict[str, Any]) -> Steps[tuple[int, datetime | None, datetime | None, bool]]:
+    """(id, run_at, created_at, existing). With a unique key that a live job holds: that job's id, and existing."""
+    while True:
+        rows = yield Call(sql["enqueue"], columns)
+        if rows:
+            return rows[0][0], rows[0][1], rows[0][2], False
+        found = yield from holder(sql, columns["unique_key"])
+        if found is not None:
+            return found[0], found[5], found[8], True
+        # The holder ended between the two statements: the key is free now.
+
+
+def enqueue_many(sql: Statements, columns: dict[str, list[Any]]) -> Steps[list[tuple[int, bool]]]:
+    """(id, existing) for each job, in input order."""
+    keys = columns["unique_key"]
+    ids: list[tuple[int, bool] | None] = [None] * len(keys)
+    table = psycopg_sql.Identifier(sql.schema, "jobs").as_string(None)
+    while True:
+        left = [place for place, done in enumerate(ids) if done is None]
+        if not left:
+            return [done for done in ids if done is not None]
+        chunk = {name: [values[place] for place in left] for name, values in columns.items()}
+        rows = yield Call(sql["enqueue_many"], {**chunk, "table": table})
+        for row in rows:
+            ids[left[row[0] - 1]] = (row[1], False)
+        for place in left:
+            if ids[place] is None:
+                found = yield from holder(sql, keys[place])
+                ids[place] = None if found is None else (found[0], True)
+
+
+def holder(sql: Statements, unique_key: str) -> Steps[tuple[Any, ...] | None]:
+    """The live job that holds a unique key."""
+    rows = yield Call(sql["holder"], {"unique_key": unique_key})
+    return rows[0] if rows else None
+
+
+# -- claim --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One claimed row as the worker reads it: JSON as text, dates as seconds, so that one bad row spoils no batch."""
+
+    id: int
+    task: str
+    queue: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    fence: int
+    crashes: int
+    run_at: float
+    created_at: float
+    started_at: float
+    timeout: float | None
+    args: str
+    retry: str | None
+    tags: list[str] | None
+    meta: str | None
+
+
+def claim(
+    sql: Statements,
+    worker_id: UUID,
+    tasks: Sequence[str],
+    queues: Sequence[str] | None,
+    limit: int,
+    after: str = "",
+    now: Now = None,
+) -> Steps[list[Claim]]:
+    """Up to `limit` due jobs, now running under this worker's name, in the order they should start."""
+    rows = yield Call(
+        sql["claim"],
+        {
+            "worker_id": worker_id,
+            "tasks": list(tasks),
+            "queues": None if queues is None else list(queues),
+            "after": after,
+            "limit": limit,
+            "now": now,
+        },
+    )
+    return [Claim(*row) for row in rows]
+
+
+def next_due(
+    sql: Statements, tasks: Sequence[str], queues: Sequence[str] | None, now: Now = None
+) -> Steps[float | None]:
+    """Seconds until the earliest scheduled job comes due; None without one."""
+    params = {"tasks": list(tasks), "queues": None if queues is None else list(queues), "now": now}
+    rows = yield Call(sql["next_due"], params)
+    return rows[0][0]  # type: ignore[no-any-return]
+
+
+def release_ghosts(sql: Statements, worker_id: UUID, held: Sequence[int]) -> Steps[Rows]:
+    """(id, queue) of jobs the table says we hold and we do not know: given back."""
+    return (yield Call(sql["ghosts"], {"worker_id": worker_id, "held": list(held)}))
+
+
+# -- settle: one function for each verdict, many jobs at once; they return the ids that were still ours -------------
+
+
+def complete(
+    sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], results: list[str | None], now: Now = None
+) -> Steps[set[int]]:
+    params = {"worker_id": worker_id, "ids": ids, "fences": fences, "results": results, "now": now}
+    return _ids((yield Call(sql["complete"], params)))
+
+
+def retry(
+    sql: Statements,
+    worker_id: UUID,
+    ids: list[int],
+    fences: list[int],
+    delays: list[float],
+    errors: list[str],
+    tracebacks: list[str | None],
+    now: Now = None,
+) -> Steps[set[int]]:
+    params = {
+        "worker_id": worker_id,
+        "ids": ids,
+        "fences": fences,
+        "delays": delays,
+        "errors": errors,
+        "tracebacks": tracebacks,
+        "now": now,
+    }
+    return _ids((yield Call(sql["retry"], params)))
+
+
+def dead_letter(
+    sql: Statements,
+    worker_id: UUID,
+    ids: list[int],
+    fences: list[int],
+    reasons: list[str],
+    errors: list[str],
+    tracebacks: list[str | None],
+    now: Now = None,
+) -> Steps[set[int]]:
+    params = {
+        "worker_id": worker_id,
+        "ids": ids,
+        "fences": fences,
+        "reasons": reasons,
+        "errors": errors,
+        "tracebacks": tracebacks,
+        "now": now,
+    }
+    return _ids((yield Call(sql["dead_letter"], params)))
+
+
+def give_back(
+    sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], delays: list[float | None], now: Now = None
+) -> Steps[set[int]]:
+    """A snooze (with a delay) or a release (None): the job is queued again and no attempt is used."""
+    params = {"worker_id": worker_id, "ids": ids, "fences": fences, "delays": delays, "now": now}
+    rows = yield Call(sql["give_back"], params)
+    if None in delays:
+        yield from wake(sql, sorted({row[1] for row in rows}), worker_id)
+    return _ids(rows)
+
+
+def cancel_running(
+    sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], errors: list[str], now: Now = None
+) -> Steps[set[int]]:
+    params = {"worker_id": worker_id, "ids": ids, "fences": fences, "errors": errors, "now": now}
+    return _ids((yield Call(sql["cancel_running"], params)))
+
+
+def settled(sql: Statements, ids: list[int], fences: list[int]) -> Steps[set[int]]:
+    """Which of these claims have been settled already, by us: asked after a settle whose answer was lost."""
+    return _ids((yield Call(sql["settled"], {"ids": ids, "fences": fences})))
+
+
+# -- rescue, cancel, expire, redrive, purge, prune ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A job taken back from a worker that is gone. dead: its crashes were used up, it is in the dead-letter table."""
+
+    id: int
+    task: str
+    queue: str
+    attempt: int
+    fence: int
+    crashes: int
+    dead: bool
+
+
+def rescue(
+    sql: Statements, workers: list[UUID], *, crashed: bool, why: str, max_crashes: int, now: Now = None
+) -> Steps[list[Rescued]]:
+    """Takes back the jobs of workers that are gone, and wakes somebody for them."""
+    params = {"workers": workers, "crashed": crashed, "why": why, "max_crashes": max_crashes, "now": now}
+    rows = yield Call(sql["rescue"], params)
+    rescued = [Rescued(*row) for row in rows]
+    queues = sorted({job.queue for job in rescued if not job.dead})
+    if queues:
+        yield from wake(sql, queues)
+    return rescued
+
+
+def cancel(sql: Statements, ids: list[int], why: str, now: Now = None) -> Steps[set[int]]:
+    """Cancels queued and blocked jobs."""
+    return _ids((yield Call(sql["cancel"], {"ids": ids, "error": why, "now": now})))
+
+
+def expire(sql: Statements, limit: int, now: Now = None) -> Steps[set[int]]:
+    """Moves up to `limit` jobs that were not started in time."""
+    return _ids((yield Call(sql["expire"], {"limit": limit, "now": now})))
+
+
+def redrive(sql: Statements, ids: list[int], args: str | None = None, now: Now = None) -> Steps[list[int]]:
+    """Sends dead jobs back to their queues; the ids that were dead until now. UniqueKeyTaken: nothing was redriven."""
+    try:
+        rows = yield Call(sql["redrive"], {"ids": ids, "args": args, "now": now})
+    except pg.UniqueViolation as error:
+        raise UniqueKeyTaken(
+            "a live job holds the unique key of one of these jobs: wait for it to end, or cancel it; "
+            "nothing was redriven"
+        ) from error
+    yield from wake(sql, sorted({row[1] for row in rows}))
+    return sorted(row[0] for row in rows)
+
+
+def purge(sql: Statements, ids: list[int]) -> Steps[list[int]]:
+    """Removes jobs from the dead-letter table for good."""
+    rows = yield Call(sql["purge"], {"ids": ids})
+    return sorted(row[0] for row in rows)
+
+
+def prune(sql: Statements, ahead: int, retention: float) -> Steps[tuple[int, int, int]]:
+    """(made, emptied, dropped) partitions of `finished_jobs`. ahead: days; retention: seconds."""
+    rows = yield Call(sql["prune"], {"ahead": ahead, "retention": retention})
+    return rows[0]
+
+
+# -- workers --------------------------------------------------------------------------------------------------------
+
+
+def register(
+    sql: Statements,
+    worker_id: UUID,
+    *,
+    host: str,
+    pid: int,
+    lease: float,
+    queues: Sequence[str] | None,
+    tasks: Sequence[str],
+    concurrency: int,
+    version: str,
+    now: Now = None,
+) -> Steps[None]:
+    """Writes a worker's row; its lease begins."""
+    yield Call(
+        sql["register"],
+        {
+            "id": worker_id,
+            "host": host,
+            "pid": pid,
+            "lease": lease,
+            "queues": None if queues is None else list(queues),
+            "tasks": list(tasks),
+            "concurrency": concurrency,
+            "version": version,
+            "now": now,
+        },
+    )
+
+
+def heartbeat(
+    sql: Statements, ids: list[UUID], lease: float, *, stopping: bool = False, now: Now = None
+) -> Steps[set[UUID]]:
+    """Renews leases; the workers that still have one."""
+    rows = yield Call(sql["heartbeat"], {"ids": ids, "lease": lease, "stopping": stopping, "now": now})
+    return {row[0] for row in rows}
+
+
+def sleep(sql: Statements, worker_id: UUID, queues: Sequence[str] | None, seconds: float) -> Steps[None]:
+    """From now on, and for so many seconds, an enqueue may wake this worker."""
+    yield Call(sql["sleep"], {"worker_id": worker_id, "queues": list(queues or "*"), "seconds": seconds})
+
+
+def rise(sql: Statements, worker_id: UUID) -> Steps[None]:
+    """Nobody needs to wake this worker."""
+    yield Call(sql["rise"], {"worker_id": worker_id})
+
+
+def wake(sql: Statements, queues: Sequence[str], but: UUID | None = None) -> Steps[int]:
+    """Wakes one sleeper for each of these queues; how many there were."""
+    if not queues:
+        return 0
+    rows = yield Call(sql["wake"], {"queues": list(queues), "but": but})
+    return rows[0][0]  # type: ignore[no-any-return]
+
+
+def lapsed(sql: Statements, now: Now = None) -> Steps[list[UUID]]:
+    """Workers whose lease has ended; their rows are gone now, and their jobs are to be rescued in this transaction."""
+    return [row[0] for row in (yield Call(sql["lapsed"], {"now": now}))]
+
+
+def leave(sql: Statements, ids: list[UUID]) -> Steps[None]:
+    """Removes worker rows."""
+    yield Call(sql["leave"], {"ids": ids})
+
+
+# -- what operators ask -----------------------------------------------------------------------------------------------
+
+
+def find_jobs(
+    sql: Statements,
+    *,
+    ids: list[int] | None = None,
+    state: str | None = None,
+    task: str | None = None,
+    queue: str | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> Steps[Rows]:
+    params = {"ids": ids, "state": state, "task": task, "queue": queue, "before": before, "limit": limit}
+    return (yield Call(sql["find_jobs"], params))
+
+
+def find_dead(
+    sql: Statements,
+    *,
+    ids: list[int] | None = None,
+    task: str | None = None,
+    queue: str | None = None,
+    reason: str | None = None,
+    error: str | None = None,
+    older_than: float | None = None,
+    younger_than: float | None = None,
+    limit: int | None = None,
+) -> Steps[list[int]]:
+    params = {
+        "ids": ids,
+        "task": task,
+        "queue": queue,
+        "reason": reason,
+        "error": error,
+        "older_than": older_than,
+        "younger_than": younger_than,
+        "limit": limit,
+    }
+    return [row[0] for row in (yield Call(sql["find_dead"], params))]
+
+
+def left_to_run(sql: Statements, tasks: Sequence[str], queues: Sequence[str] | None) -> Steps[tuple[int, int]]:
+    """(waited for, left for later) of a draining worker."""
+    params = {"tasks": list(tasks), "queues": None if queues is None else list(queues)}
+    rows = yield Call(sql["left_to_run"], params)
+    return rows[0][0], rows[0][1]
+
+
+def schema_version(sql: Statements) -> Steps[str | None]:
+    """The migration the schema stands at; None when it was migrated away."""
+    rows = yield Call(sql["schema_version"])
+    return rows[0][0] if rows else None
+
+
+def _ids(rows: Rows) -> set[int]:
+    return {row[0] for row in rows}

@@ -1,0 +1,158 @@
+"""Everything pgqueue raises, drawn as one tree.
+
+    PgQueueError
+    ├── ConfigurationError (ValueError)      a URL, setting or flag that cannot work
+    ├── TaskError                            how a task is declared
+    │   ├── InvalidTask (TypeError)          a function that cannot be a task
+    │   └── DuplicateTask (ValueError)       two functions under one name
+    ├── EnqueueError                         nothing was written; the transaction stays usable
+    │   ├── InvalidOption (ValueError)       queue, priority, run_at, max_attempts, ...
+    │   ├── InvalidArguments (TypeError)     the call does not fit the task's signature
+    │   ├── ArgsNotJSON (TypeError, ValueError)  a value that would not survive the way to the worker
+    │   └── UnusableConnection (TypeError)   not a connection, or not one that can take a job now
+    ├── WorkerError
+    │   ├── ClaimLost                        the job was rescued or cancelled while this run went on
+    │   ├── TaskTimeout (TimeoutError)       an attempt ran longer than its timeout
+    │   ├── BadRow (ValueError)              a stored job that cannot be read
+    │   └── UnknownTask (LookupError)        no function is registered under this name
+    ├── OperationError                       what an operator asked for cannot be done
+    │   ├── JobNotFound (LookupError)        no such job
+    │   └── UniqueKeyTaken (ValueError)      a live job holds the unique key
+    └── SchemaError                          the database has no usable pgqueue schema
+
+    Steer                                    not errors: a job raises them to say how it ends
+    ├── RetryLater(delay)                    again after `delay` seconds; uses an attempt
+    ├── Snooze(delay)                        again after `delay` seconds; uses none
+    ├── Cancel(why)                          end as cancelled
+    └── DeadLetter(why)                      to the dead-letter table at once
+
+Messages name the field and the fix, and never carry arguments, passwords or connection strings.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class PgQueueError(Exception):
+    """Base of everything pgqueue raises."""
+
+
+class ConfigurationError(PgQueueError, ValueError):
+    """A URL, setting or flag that cannot work."""
+
+
+class TaskError(PgQueueError):
+    """A task is declared in a way that cannot work."""
+
+
+class InvalidTask(TaskError, TypeError):
+    """The decorated object cannot be a task: a method, a generator, a lambda, `*args` in its signature."""
+
+
+class DuplicateTask(TaskError, ValueError):
+    """Two functions are registered under one task name."""
+
+
+class EnqueueError(PgQueueError):
+    """The job was not enqueued; nothing was written and the caller's transaction stays usable."""
+
+
+class InvalidOption(EnqueueError, ValueError):
+    """An option of a task or of one call is out of range or of the wrong type."""
+
+
+class InvalidArguments(EnqueueError, TypeError):
+    """The call does not fit the task's signature."""
+
+
+class ArgsNotJSON(EnqueueError, TypeError, ValueError):
+    """A value would not survive the way to the worker; the message names its place, e.g. `args.items[3].price`."""
+
+
+class UnusableConnection(EnqueueError, TypeError):
+    """Not a connection pgqueue knows, or one that cannot take a job now (closed, aborted, read-only)."""
+
+
+class WorkerError(PgQueueError):
+    """Something a worker ran into."""
+
+
+class ClaimLost(WorkerError):
+    """The job was rescued or cancelled while this run went on; its result is dropped."""
+
+
+class TaskTimeout(WorkerError, TimeoutError):
+    """An attempt ran longer than its timeout."""
+
+
+class BadRow(WorkerError, ValueError):
+    """A stored job that cannot be read: its arguments, its retry policy or its dates."""
+
+
+class UnknownTask(WorkerError, LookupError):
+    """No function is registered under this task name."""
+
+
+class OperationError(PgQueueError):
+    """What an operator asked for cannot be done."""
+
+
+class JobNotFound(OperationError, LookupError):
+    """There is no such job."""
+
+
+class UniqueKeyTaken(OperationError, ValueError):
+    """A live job holds the unique key."""
+
+
+class SchemaError(PgQueueError):
+    """The database has no pgqueue schema, or one that this version cannot use."""
+
+
+class Steer(Exception):
+    """Base of what a job raises to say how it ends."""
+
+
+class RetryLater(Steer):
+    """Run the job again after `delay` seconds (default: as its retry policy says). Uses an attempt."""
+
+    def __init__(self, delay: float | None = None, why: str = "") -> None:
+        super().__init__(why or "the job asked to be retried later")
+        self.delay = None if delay is None else seconds("RetryLater(delay)", delay)
+
+
+class Snooze(Steer):
+    """Run the job again after `delay` seconds, as if it had not started: no attempt is used."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(f"snoozed for {delay} s")
+        self.delay = seconds("Snooze(delay)", delay)
+
+
+class Cancel(Steer):
+    """End the job as cancelled."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why or "the job cancelled itself")
+
+
+class DeadLetter(Steer):
+    """Send the job to the dead-letter table at once, whatever attempts are left."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why or "the job asked for the dead-letter table")
+
+
+def seconds(name: str, value: object, *, least: float = 0.0, most: float = 10 * 366 * 86400.0) -> float:
+    """`value` (a number or a timedelta) as seconds within [least, most]; InvalidOption names the field otherwise.
+
+    Ten years is the most that any duration may be: run_at is refused beyond that as well.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidOption(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if not least <= value <= most:  # NaN compares false
+        raise InvalidOption(f"{name} must be between {least:g} and {most:g} seconds, not {value!r}")
+    return float(value)

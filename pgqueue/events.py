@@ -1,0 +1,91 @@
+"""What happens to jobs, told to whoever asked with `@app.on(...)`, in the worker process in which it happened.
+
+started · completed · failed (an attempt) · retried · snoozed · released · dead_lettered · cancelled · rescued ·
+expired · claim_lost. A handler is called after the transition is committed, at most once; it may be sync or async,
+and an exception in it is logged and harms nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pgqueue.errors import ConfigurationError
+from pgqueue.job import Job
+
+NAMES = (
+    "started",
+    "completed",
+    "failed",
+    "retried",
+    "snoozed",
+    "released",
+    "dead_lettered",
+    "cancelled",
+    "rescued",
+    "expired",
+    "claim_lost",
+)
+
+log = logging.getLogger("pgqueue")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One transition. error: the attempt's error as text, if there was one. delay: seconds until the next attempt."""
+
+    name: str
+    job: Job
+    error: str | None = field(default=None, repr=False)
+    delay: float | None = None
+
+
+Handler = Callable[[Event], Any]
+
+
+class Events:
+    """The handlers, by event; and the calls to them that are still under way."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, list[Handler]] = {}
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def add(self, name: str, handler: Handler) -> None:
+        """Raises ConfigurationError for an event that does not exist."""
+        if name not in NAMES:
+            raise ConfigurationError(f"there is no event {name!r}; there are {', '.join(NAMES)}")
+        self._handlers.setdefault(name, []).append(handler)
+
+    def wanted(self, name: str) -> bool:
+        """Whether anybody asked for it: on the hot path nothing is built for nobody."""
+        return name in self._handlers
+
+    def emit(self, event: Event) -> None:
+        """Calls the handlers, each on its own; returns at once."""
+        for handler in self._handlers.get(event.name, ()):
+            task = asyncio.create_task(_call(handler, event))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def finish(self, seconds: float) -> None:
+        """Waits up to so many seconds for handlers under way."""
+        if self._under_way:
+            await asyncio.wait(set(self._under_way), timeout=seconds)
+
+
+async def _call(handler: Handler, event: Event) -> None:
+    try:
+        if inspect.iscoroutinefunction(handler):
+            await handler(event)
+        else:
+            await asyncio.to_thread(handler, event)
+    except Exception:
+        log.exception(
+            "handler of %s failed",
+            event.name,
+            extra={"event": "handler_failed", "job_id": event.job.id, "task": event.job.task},
+        )

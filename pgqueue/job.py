@@ -1,0 +1,89 @@
+"""What a job is: one call of a task, a row. Its states, and every edge between them.
+
+A job is live (`jobs`: queued, running, blocked) until it ends (`finished_jobs`: completed, cancelled, expired;
+`dead_jobs`: dead). "Scheduled" and "retrying" are QUEUED with a run_at in the future: derived, never stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class State(StrEnum):
+    """The state column of `jobs`, `finished_jobs` and `dead_jobs`."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    BLOCKED = "blocked"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DEAD = "dead"
+
+
+LIVE = (State.QUEUED, State.RUNNING, State.BLOCKED)
+FINISHED = (State.COMPLETED, State.CANCELLED, State.EXPIRED)
+
+# Every edge there is; no statement draws another. tests/life/test_transitions.py tries every verb in every state.
+TRANSITIONS: dict[str, tuple[tuple[State, ...], State]] = {
+    "claim": ((State.QUEUED,), State.RUNNING),
+    "complete": ((State.RUNNING,), State.COMPLETED),
+    "retry": ((State.RUNNING,), State.QUEUED),
+    "snooze": ((State.RUNNING,), State.QUEUED),
+    "release": ((State.RUNNING,), State.QUEUED),
+    "rescue": ((State.RUNNING,), State.QUEUED),  # with its crashes used up it takes dead_letter instead
+    "dead_letter": ((State.RUNNING,), State.DEAD),
+    "cancel": ((State.QUEUED, State.BLOCKED, State.RUNNING), State.CANCELLED),
+    "expire": ((State.QUEUED,), State.EXPIRED),
+    "block": ((State.QUEUED,), State.BLOCKED),
+    "unblock": ((State.BLOCKED,), State.QUEUED),
+    "redrive": ((State.DEAD,), State.QUEUED),
+}
+
+
+class DeadReason(StrEnum):
+    """Why a job is in the dead-letter table."""
+
+    ATTEMPTS = "attempts"  # used up
+    TIMEOUT = "timeout"  # used up, and the last one timed out
+    NEVER = "never"  # an exception the policy never retries
+    DEAD_LETTER = "dead_letter"  # the job asked for it
+    CRASHED = "crashed"  # its process died under it too often
+    BAD_ROW = "bad_row"  # the stored row cannot be read
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as its enqueuer and its operators see it.
+
+    After an enqueue only what the enqueue knows is set: `existing` is true when a live job already held the unique
+    key, and then `id` is that job's. `attempt` is 0 before the first claim, n during and after the n-th run.
+    """
+
+    id: int
+    task: str
+    queue: str = "default"
+    state: State = State.QUEUED
+    priority: int = 0
+    run_at: datetime | None = None
+    attempt: int = 0
+    max_attempts: int = 4
+    fence: int = 0
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker_id: UUID | None = None
+    unique_key: str | None = None
+    concurrency_key: str | None = None
+    tags: tuple[str, ...] = ()
+    meta: dict[str, Any] | None = None
+    args: Any = field(default=None, repr=False)  # never in a log line by way of repr()
+    result: Any = field(default=None, repr=False)
+    error: str | None = field(default=None, repr=False)
+    errors: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    reason: str | None = None
+    existing: bool = False

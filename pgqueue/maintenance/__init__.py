@@ -1,0 +1,7 @@
+"""Chores any worker may do, safe to do twice, at once, or not at all for a while.
+
+rescue.py   jobs of workers that are gone go back to their queue
+expire.py   jobs that were not started in time end as expired
+prune.py    partitions of finished jobs are made ahead and emptied behind
+chores.py   when which of them is due
+"""

@@ -1,0 +1,69 @@
+"""Step 5 of a job's life, if it comes to that: its worker is gone, and the job goes back to its queue.
+
+By liveness, never by age: a job may run for hours, and is rescued only when its worker's lease has ended or its
+supervisor saw the process die. A death that was seen counts as a crash, of which a job survives two; a lapsed lease or
+a lost database never counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from uuid import UUID
+
+from pgqueue import db
+from pgqueue.db import Rescued
+from pgqueue.drivers import Steps
+from pgqueue.events import Event, Events
+from pgqueue.job import Job, State
+from pgqueue.settings import MAX_CRASHES
+from pgqueue.sql import Statements
+
+log = logging.getLogger("pgqueue")
+
+
+def sweep(sql: Statements) -> Steps[list[Rescued]]:
+    """Rescues the jobs of every worker whose lease has ended; one transaction."""
+    gone = yield from db.lapsed(sql)
+    if not gone:
+        return []
+    return (yield from db.rescue(sql, gone, crashed=False, why="the worker's lease ended", max_crashes=MAX_CRASHES))
+
+
+def bury(sql: Statements, workers: list[UUID], why: str, *, crashed: bool) -> Steps[list[Rescued]]:
+    """Rescues the jobs of workers whose end their supervisor saw, and removes their rows; one transaction.
+
+    crashed: whether the death may have been the jobs' doing.
+    """
+    yield from db.leave(sql, workers)
+    return (yield from db.rescue(sql, workers, crashed=crashed, why=why, max_crashes=MAX_CRASHES))
+
+
+def tell(rescued: Sequence[Rescued], events: Events) -> None:
+    """Logs each rescued job and calls the handlers of its event."""
+    record(rescued)
+    emit(rescued, events)
+
+
+def record(rescued: Sequence[Rescued]) -> None:
+    """Logs each rescued job."""
+    for job in rescued:
+        fields = {"job_id": job.id, "task": job.task, "queue": job.queue, "fence": job.fence}
+        if job.dead:
+            log.error(
+                "its process died under it %d times: moved to the dead-letter table",
+                job.crashes,
+                extra={"event": "job_dead_lettered", "reason": "crashed", **fields},
+            )
+        else:
+            log.warning("rescued from a worker that is gone", extra={"event": "job_rescued", **fields})
+
+
+def emit(rescued: Sequence[Rescued], events: Events) -> None:
+    """Calls the handlers of each rescued job's event."""
+    for job in rescued:
+        name = "dead_lettered" if job.dead else "rescued"
+        if events.wanted(name):
+            state = State.DEAD if job.dead else State.QUEUED
+            seen = Job(id=job.id, task=job.task, queue=job.queue, attempt=job.attempt, fence=job.fence, state=state)
+            events.emit(Event(name, seen, "its worker process died" if job.dead else None))

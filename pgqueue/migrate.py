@@ -1,0 +1,133 @@
+"""How a database gets from one schema to the next: Alembic, driven from code, so that `pgqueue migrate` needs no files.
+
+Safe to run twice and from several machines at once: one transaction, one of them at a time.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import psycopg
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+
+from alembic import command
+from pgqueue import db
+from pgqueue.drivers import perform_raw
+from pgqueue.errors import ConfigurationError, SchemaError
+from pgqueue.settings import DEFAULT_SCHEMA, conninfo_from_url, schema_name
+from pgqueue.sql import statements
+
+LOCK_WAIT = 60_000  # ms that a migration waits for another one to end
+
+
+def upgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> None:
+    """Brings `schema` up to `revision`, creating it if need be. Raises SchemaError, or psycopg.OperationalError."""
+    with _connected(url) as connection:
+        _run(lambda: command.upgrade(config(schema, connection), revision))
+
+
+def downgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "base") -> None:
+    """Takes `schema` back to `revision`; "base" removes every table of pgqueue and the jobs in them."""
+    with _connected(url) as connection:
+        _run(lambda: command.downgrade(config(schema, connection), revision))
+
+
+def to(url: str, schema: str, revision: str) -> None:
+    """`upgrade` or `downgrade`, whichever way `revision` lies from where the schema stands."""
+    if revision in ("head", "heads"):
+        upgrade(url, schema)
+        return
+    here = current(url, schema)
+    order = ["base", *revisions()]
+    if revision not in order:
+        raise ConfigurationError(f"there is no migration {revision!r}; there are {', '.join(order)}")
+    if here is not None and here in order and order.index(revision) < order.index(here):
+        downgrade(url, schema, revision)
+    elif revision != "base":
+        upgrade(url, schema, revision)
+
+
+def script(schema: str = DEFAULT_SCHEMA, revision: str = "head") -> str:
+    """The SQL that `upgrade` would run on an empty database, for a DBA to read."""
+    out = io.StringIO()
+    made = config(schema, None)
+    made.output_buffer = out
+    _run(lambda: command.upgrade(made, revision, sql=True))
+    return out.getvalue()
+
+
+def current(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
+    """The migration at which `schema` stands; None without one."""
+    with psycopg.connect(conninfo_from_url(url), autocommit=True, connect_timeout=10) as raw:
+        try:
+            return perform_raw(raw, db.schema_version(statements(schema)))
+        except psycopg.errors.UndefinedTable:
+            return None
+
+
+@cache
+def head() -> str:
+    """The newest migration, the one this version's statements were written for."""
+    return str(ScriptDirectory(str(location())).get_current_head())
+
+
+@cache
+def revisions() -> tuple[str, ...]:
+    """Every migration, oldest first."""
+    walked = ScriptDirectory(str(location())).walk_revisions()
+    return tuple(reversed([revision.revision for revision in walked]))
+
+
+def location() -> Path:
+    """Where the migrations are: inside the package in a wheel, beside it in a checkout."""
+    here = Path(__file__).parent
+    for folder in (here / "alembic", here.parent / "alembic"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise SchemaError("the migrations are missing from this installation: reinstall pgqueue-py")
+
+
+def config(schema: str, connection: sa.Connection | None) -> Config:
+    """An Alembic configuration without an ini file: a % in a password has nothing to be interpolated by."""
+    made = Config()
+    made.set_main_option("script_location", str(location()).replace("%", "%%"))
+    made.attributes["schema"] = schema_name(schema)
+    made.attributes["connection"] = connection
+    return made
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[sa.Connection]:
+    conninfo = conninfo_from_url(url)
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(conninfo, application_name="pgqueue migrate", connect_timeout=10),
+        poolclass=sa.NullPool,
+    )
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _run(action: object) -> None:
+    assert callable(action)
+    try:
+        action()
+    except CommandError as error:
+        raise SchemaError(f"the migration cannot be run: {error}") from None
+    except sa.exc.DBAPIError as error:
+        reason = getattr(getattr(error.orig, "diag", None), "message_primary", None) or type(error.orig).__name__
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            reason += ". The role that migrates must own the schema, or have CREATE on the database"
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            reason = "another migration of this schema is under way, and did not end within a minute"
+        raise SchemaError(f"the migration failed and changed nothing: {reason}") from None

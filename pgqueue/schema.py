@@ -1,0 +1,198 @@
+"""Tables, constraints, indexes: what Alembic compares a database with.
+
+    jobs            live jobs only; a job leaves it in the statement that ends it
+    job_errors      failed attempts of live jobs, insert-only until the job ends; then they move along with it
+    finished_jobs   completed, cancelled, expired; one partition a day, emptied whole
+    dead_jobs       the dead-letter table; a job stays until it is redriven or purged
+    workers         one row for each process that claims; its lease is what rescue goes by
+    sleepers        idle workers an enqueue may wake; a hint only, so UNLOGGED
+    queues          a row for each queue that somebody paused
+
+No foreign keys and no columns that grow on `jobs`: it is the hot table. Text with a named CHECK instead of enums, so
+that a state can be added without rewriting a type. Functions and views are in sql/function and sql/view.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+VERSION_TABLE = "alembic_version"
+
+# Storage parameters, set by ALTER TABLE: SQLAlchemy 2.0 cannot declare them.
+STORAGE: dict[str, dict[str, str]] = {
+    "jobs": {
+        "fillfactor": "85",  # a claimed row's new version finds room on its page
+        "autovacuum_vacuum_scale_factor": "0.02",  # every job is dead rows: vacuum early,
+        "autovacuum_vacuum_cost_delay": "0",  # and do not nap over it
+        "autovacuum_analyze_scale_factor": "0.05",
+    },
+    # A few rows, updated all the time: vacuum by count, and leave room for the new versions.
+    "workers": {
+        "fillfactor": "50",
+        "autovacuum_vacuum_scale_factor": "0",
+        "autovacuum_vacuum_threshold": "200",
+    },
+    "sleepers": {
+        "fillfactor": "50",
+        "autovacuum_vacuum_scale_factor": "0",
+        "autovacuum_vacuum_threshold": "200",
+    },
+}
+
+
+def _job_columns() -> list[Column[object]]:
+    """What a job carries with it through all of its tables."""
+    return [
+        Column("queue", Text, nullable=False, server_default="default"),
+        Column("task", Text, nullable=False),
+        Column("priority", SmallInteger, nullable=False, server_default="0"),
+        Column("run_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        Column("attempt", Integer, nullable=False, server_default="0"),
+        Column("max_attempts", Integer, nullable=False, server_default="4"),
+        Column("fence", Integer, nullable=False, server_default="0", comment="counts claims; never given back"),
+        Column("crashes", SmallInteger, nullable=False, server_default="0", comment="process deaths under this job"),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        Column("started_at", DateTime(timezone=True), comment="of the latest attempt"),
+        Column("worker_id", UUID, comment="who holds the job; in an ended job: who ran it last"),
+        Column("expires_at", DateTime(timezone=True), comment="not started by then: expired"),
+        Column("timeout", Float, comment="seconds one attempt may run; null: the task's own"),
+        Column("args", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+        Column("retry", JSONB, comment="the policy of this one job; null: the task's own"),
+        Column("unique_key", Text),
+        Column("concurrency_key", Text),
+        Column("tags", ARRAY(Text)),
+        Column("meta", JSONB),
+    ]
+
+
+def metadata(schema: str) -> MetaData:
+    """The declared tables in `schema`."""
+    meta = MetaData(schema=schema)
+
+    Table(
+        "jobs",
+        meta,
+        Column("id", BigInteger, Identity(), primary_key=True),
+        Column("state", Text, nullable=False, server_default="queued"),
+        *_job_columns(),
+        CheckConstraint("state IN ('queued', 'running', 'blocked')", name="jobs_state"),
+        CheckConstraint("(state = 'running') = (worker_id IS NOT NULL)", name="jobs_owner"),
+        CheckConstraint("priority BETWEEN -100 AND 100", name="jobs_priority"),
+        CheckConstraint("max_attempts >= 1", name="jobs_max_attempts"),
+        CheckConstraint("isfinite(run_at)", name="jobs_run_at"),
+        CheckConstraint("timeout > 0 AND timeout < 'Infinity'::double precision", name="jobs_timeout"),
+        CheckConstraint("jsonb_typeof(args) IN ('object', 'array')", name="jobs_args"),
+        CheckConstraint("unique_key <> ''", name="jobs_unique_key"),
+        # The claim walks this one: each (queue, priority) is a range of its own, bounded by run_at.
+        Index("jobs_due", "queue", text("priority DESC"), "run_at", "id", postgresql_where=text("state = 'queued'")),
+        # On the state, not on the owner: a settle names owner and fence, and must never be planned over this index.
+        Index("jobs_running", "worker_id", "id", postgresql_where=text("state = 'running'")),
+        Index("jobs_unique", "unique_key", unique=True, postgresql_where=text("unique_key IS NOT NULL")),
+        Index(
+            "jobs_expiring",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL AND state = 'queued'"),
+        ),
+    )
+
+    Table(
+        "job_errors",
+        meta,
+        Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("fence", Integer, primary_key=True, autoincrement=False),
+        Column("attempt", Integer, nullable=False),
+        Column("at", DateTime(timezone=True), nullable=False),
+        Column("error", Text, nullable=False),
+        Column("traceback", Text),
+        Column("worker_id", UUID),
+        Index("job_errors_at", "at", postgresql_using="brin"),
+    )
+
+    Table(
+        "finished_jobs",
+        meta,
+        Column("id", BigInteger, primary_key=True, autoincrement=False),
+        Column("state", Text, nullable=False),
+        *_job_columns(),
+        Column("finished_at", DateTime(timezone=True), primary_key=True, nullable=False),
+        Column("result", JSONB),
+        Column("error", Text),
+        Column("errors", JSONB, comment="failed attempts before the end; null: none"),
+        CheckConstraint("state IN ('completed', 'cancelled', 'expired')", name="finished_jobs_state"),
+        # BRIN: rows arrive in the order of finished_at, so it costs next to nothing and finds the last minute.
+        Index("finished_jobs_finished_at", "finished_at", postgresql_using="brin"),
+        postgresql_partition_by="RANGE (finished_at)",
+    )
+
+    Table(
+        "dead_jobs",
+        meta,
+        Column("id", BigInteger, primary_key=True, autoincrement=False),
+        Column("state", Text, nullable=False, server_default="dead"),
+        *_job_columns(),
+        Column("died_at", DateTime(timezone=True), nullable=False),
+        Column("finished_at", DateTime(timezone=True), Computed("died_at", persisted=True)),
+        Column("reason", Text, nullable=False),
+        Column("result", JSONB),
+        Column("error", Text),
+        Column("errors", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+        CheckConstraint("state = 'dead'", name="dead_jobs_state"),
+        CheckConstraint(
+            "reason IN ('attempts', 'timeout', 'never', 'dead_letter', 'crashed', 'bad_row')", name="dead_jobs_reason"
+        ),
+        Index("dead_jobs_died_at", "died_at", "id"),
+        Index("dead_jobs_task", "task", "died_at"),
+    )
+
+    Table(
+        "workers",
+        meta,
+        Column("id", UUID, primary_key=True),
+        Column("host", Text, nullable=False),
+        Column("pid", Integer, nullable=False),
+        Column("started_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        Column("heartbeat_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        Column("expires_at", DateTime(timezone=True), nullable=False, comment="end of the lease"),
+        Column("queues", ARRAY(Text), comment="null: all"),
+        Column("tasks", ARRAY(Text), nullable=False),
+        Column("concurrency", Integer, nullable=False),
+        Column("stopping", Boolean, nullable=False, server_default=text("false")),
+        Column("version", Text, nullable=False, comment="of pgqueue"),
+    )
+
+    Table(
+        "sleepers",
+        meta,
+        Column("worker_id", UUID, primary_key=True),
+        Column("queue", Text, primary_key=True, comment="'*': all"),
+        Column("until", DateTime(timezone=True), nullable=False, comment="asleep until then, unless woken"),
+        Index("sleepers_asleep", "queue", "until"),
+        prefixes=["UNLOGGED"],
+    )
+
+    Table(
+        "queues",
+        meta,
+        Column("name", Text, primary_key=True),
+        Column("paused", Boolean, nullable=False, server_default=text("false")),
+        Column("paused_at", DateTime(timezone=True)),
+        Column("paused_by", Text),
+    )
+    return meta

@@ -1,0 +1,183 @@
+"""Every knob once: name, unit, default, reason. And the database URL: what people write becomes what psycopg takes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import psycopg
+from psycopg import conninfo
+
+from pgqueue.errors import ConfigurationError
+
+VERSION = "0.1.0"
+
+DEFAULT_SCHEMA = "pgqueue"
+MAX_SCHEMA_BYTES = 40  # leaves room for the names derived from it within PostgreSQL's 63 bytes
+
+# -- what one job may be ------------------------------------------------------------------------------------------
+DEFAULT_QUEUE = "default"
+DEFAULT_MAX_ATTEMPTS = 4
+MAX_ARGS_BYTES = 256 * 1024  # a queue is no object store: a larger payload slows every claim that passes by
+MAX_RESULT_BYTES = 256 * 1024  # a larger result is dropped, and the job still completes
+MAX_DEPTH = 100  # nesting of arguments; Python's own parser stops near 1,000
+MAX_ERROR_CHARS = 10_000  # of an error's message
+MAX_TRACEBACK_CHARS = 100_000  # the end of it is kept: that is where the cause stands
+BULK_CHUNK = 5_000  # jobs in one statement of enqueue_many: past that the gain per job is lost in the noise
+
+# -- crashes ------------------------------------------------------------------------------------------------------
+MAX_CRASHES = 3  # deaths of a process, each seen by its supervisor, after which the job is dead-lettered as crashed
+
+# -- finished jobs ------------------------------------------------------------------------------------------------
+RETENTION = 86_400.0  # seconds a finished job stays at least; whole days (UTC) are emptied at once
+PARTITIONS_AHEAD = 7  # days: so long may every worker be down before a settle finds no partition
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker works. Every field is a flag of `pgqueue worker` and a PGQUEUE_… variable. Seconds throughout."""
+
+    queues: tuple[str, ...] | None = field(default=None, metadata={"help": "Queues to serve, by name; None is all."})
+    concurrency: int = field(default=20, metadata={"help": "Jobs at once in each process."})
+    processes: int = field(default=1, metadata={"help": "Child processes; each runs `concurrency` jobs."})
+    grace: float = field(default=30.0, metadata={"help": "Time that running jobs get to finish after SIGTERM."})
+    lease: float = field(
+        default=15.0, metadata={"help": "A worker that has not renewed for so long is dead, and its jobs are rescued."}
+    )
+    poll_interval: float = field(
+        default=1.0, metadata={"help": "Longest sleep of an idle worker; NOTIFY normally wakes it before that."}
+    )
+    sweep_interval: float = field(
+        default=5.0, metadata={"help": "Time between looks for dead workers and expired jobs."}
+    )
+    listen_url: str | None = field(
+        default=None, metadata={"help": "A direct URL for LISTEN, when the database URL goes through a pooler."}
+    )
+    drain: bool = field(default=False, metadata={"help": "Exit when nothing is left to run."})
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("concurrency", 1, 10_000), ("processes", 1, 1_000)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise ConfigurationError(f"{name} must be a whole number between {least} and {most}, not {value!r}")
+        for name, lower, upper in (
+            ("grace", 0.0, 86_400.0),
+            ("lease", 0.5, 3_600.0),
+            ("poll_interval", 0.01, 3_600.0),
+            ("sweep_interval", 0.01, 3_600.0),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not lower <= value <= upper:
+                raise ConfigurationError(f"{name} must be between {lower:g} and {upper:g} seconds, not {value!r}")
+        if self.queues is not None and not self.queues:
+            raise ConfigurationError("queues must name at least one queue; leave it out to serve all")
+
+    @property
+    def beat_interval(self) -> float:
+        """Three beats a lease: two may be lost before anybody thinks the worker dead."""
+        return self.lease / 3
+
+    def as_dict(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+# -- the database -------------------------------------------------------------------------------------------------
+
+_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg")
+
+
+def database_url(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """`given`, else PGQUEUE_DATABASE_URL. Raises ConfigurationError when neither says where the database is."""
+    url = given if given is not None else environ.get("PGQUEUE_DATABASE_URL")
+    if not url or not url.strip():
+        raise ConfigurationError(
+            "no database: pass a URL such as postgresql://user@host/dbname, or set PGQUEUE_DATABASE_URL"
+        )
+    return url.strip()
+
+
+def conninfo_from_url(url: str) -> str:
+    """What psycopg connects with, from a URL as people write it (also SQLAlchemy's), or a libpq keyword string.
+
+    psycopg's own complaint would print the string with its password (measured: for an unknown scheme, a missing colon,
+    a bad percent escape), so a malformed one raises ConfigurationError that repeats none of it.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator:
+        if scheme not in _SCHEMES:
+            raise ConfigurationError(f"the database URL starts with {_word(scheme)}://; it must be postgresql://")
+        url = f"postgresql://{rest}"
+    elif "=" not in url:
+        raise ConfigurationError("the database URL is malformed: it must look like postgresql://user@host/dbname")
+    try:
+        known = conninfo.conninfo_to_dict(url)
+    except psycopg.Error as error:
+        raise ConfigurationError(f"the database URL is malformed: {_reason(str(error))}") from None
+    port = known.get("port")
+    for one in str(port).split(",") if port else ():
+        if one and not (one.isdecimal() and 0 < int(one) < 65_536):
+            raise ConfigurationError("the database URL is malformed: the port must be a number from 1 to 65535")
+    return url
+
+
+def describe(url: str) -> str:
+    """Where a URL leads, without user and password: for logs and error messages. Never raises."""
+    try:
+        parts = conninfo.conninfo_to_dict(conninfo_from_url(url))
+    except (ConfigurationError, psycopg.Error):
+        return "the database"
+    host, port = parts.get("host") or parts.get("hostaddr") or "the local socket", parts.get("port")
+    where = f"{host}:{port}" if port else str(host)
+    return f"{where}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+def scrub(text: str, url: str) -> str:
+    """`text` without any password that `url` holds, in whatever encoding it may appear there."""
+    found: set[str] = set()
+    try:
+        split = urlsplit(url)
+        query = [value for name, value in parse_qsl(split.query) if "password" in name]
+        found.update(secret for secret in (split.password, *query) if secret)
+    except ValueError:
+        pass
+    if "@" in url and "://" in url:  # also when urlsplit sees no password in a malformed one
+        login = url.split("://", 1)[1].rsplit("@", 1)[0]
+        found.update(part for part in login.split(":", 1)[1:] if part)
+    for secret in sorted(found | {unquote(one) for one in found}, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def schema_name(name: str) -> str:
+    """`name` as given, if it can be a schema: 1 to 40 bytes, no NUL. It is always quoted, so any character will do."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ConfigurationError("schema must be a name of 1 to 40 bytes")
+    if len(name.encode(errors="replace")) > MAX_SCHEMA_BYTES:
+        raise ConfigurationError(f"schema must be at most {MAX_SCHEMA_BYTES} bytes long, not {len(name.encode())}")
+    if name.startswith("pg_"):
+        raise ConfigurationError("schema must not start with pg_: PostgreSQL keeps those names to itself")
+    return name
+
+
+def positive_seconds(name: str, value: object) -> float:
+    """`value` as a positive, finite number of seconds; ConfigurationError names the setting otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name} must be a positive number of seconds, not {value!r}")
+    return float(value)
+
+
+def _word(text: str) -> str:
+    """A scheme is shown only if it is one: a URL without a colon could carry a password there."""
+    return text if text.replace("+", "").isalnum() and len(text) < 30 else "something else"
+
+
+def _reason(message: str) -> str:
+    """psycopg's reason without the quoted text that holds the URL or a piece of it."""
+    for known in ("invalid percent-encoded token", "invalid port number", "invalid connection option", "missing"):
+        if known in message:
+            return known
+    return "it must look like postgresql://user:password@host:5432/dbname, with % @ : / in a password percent-encoded"

@@ -1,0 +1,79 @@
+-- claim: queued -> running. Locks up to `limit` due jobs for one worker; never waits for a lock.
+-- In: worker_id uuid, tasks text[] (those it knows), queues text[] or null (all), after text (queue it served last),
+--     limit int, now timestamptz or null (the server's clock)
+-- Out: what a run needs, args and retry as text, dates as seconds: one row psycopg cannot load would cost the whole batch.
+-- Index: jobs_due, one range for each (queue, priority), found by probes. Caller: db.claim
+-- The queue after the last one served comes first, so a long queue does not starve the others; within a queue the order
+-- is priority, run_at, id. A worker whose lease has lapsed claims nothing.
+with recursive lane as (
+    (
+        select queue, priority
+        from {schema}.jobs
+        where state = 'queued'
+            and exists (
+                select from {schema}.workers
+                where id = %(worker_id)s and expires_at > coalesce(%(now)s::timestamptz, statement_timestamp())
+            )
+        order by queue, priority desc
+        limit 1
+    )
+    union all
+    select next.queue, next.priority
+    from lane
+    cross join lateral (
+        (
+            select queue, priority
+            from {schema}.jobs
+            where state = 'queued' and queue = lane.queue and priority < lane.priority
+            order by priority desc
+            limit 1
+        )
+        union all
+        (
+            select queue, priority
+            from {schema}.jobs
+            where state = 'queued' and queue > lane.queue
+            order by queue, priority desc
+            limit 1
+        )
+        limit 1
+    ) as next
+),
+served as materialized (
+    select lane.queue, lane.priority
+    from lane
+    left join {schema}.queues on queues.name = lane.queue
+    where queues.paused is not true and (%(queues)s::text[] is null or lane.queue = any(%(queues)s::text[]))
+    order by lane.queue <= %(after)s::text, lane.queue, lane.priority desc
+),
+-- Rows are locked as the outer LIMIT pulls them, so exactly those that are claimed. A CTE, not IN (SELECT … FOR UPDATE):
+-- that may run again for each outer row and lock more than LIMIT.
+picked as materialized (
+    select due.id
+    from served
+    cross join lateral (
+        select id
+        from {schema}.jobs
+        where state = 'queued' and queue = served.queue and priority = served.priority
+            and run_at <= coalesce(%(now)s::timestamptz, statement_timestamp())
+            and task = any(%(tasks)s::text[])
+            and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, statement_timestamp()))
+        order by run_at, id
+        limit %(limit)s
+        for update skip locked
+    ) as due
+    limit %(limit)s
+),
+claimed as (
+    update {schema}.jobs
+    set state = 'running', worker_id = %(worker_id)s, fence = fence + 1, attempt = attempt + 1,
+        started_at = coalesce(%(now)s::timestamptz, statement_timestamp())
+    where id = any(array(select id from picked))
+    returning id, task, queue, priority, attempt, max_attempts, fence, crashes, run_at, created_at, started_at, timeout,
+        args, retry, tags, meta
+)
+select id, task, queue, priority, attempt, max_attempts, fence, crashes,
+    extract(epoch from run_at)::float8, extract(epoch from created_at)::float8, extract(epoch from started_at)::float8,
+    timeout, args::text, retry::text, tags, meta::text
+from claimed
+order by queue <= %(after)s::text, queue, priority desc, claimed.run_at, id

@@ -1,0 +1,46 @@
+-- next_due: seconds until the earliest job that is queued for later comes due; null: none. Asked before lying down.
+-- In: tasks text[], queues text[] or null (all), now timestamptz or null. Index: jobs_due, one probe for each
+--     (queue, priority). Caller: db.next_due
+with recursive lane as (
+    (
+        select queue, priority
+        from {schema}.jobs
+        where state = 'queued'
+        order by queue, priority desc
+        limit 1
+    )
+    union all
+    select next.queue, next.priority
+    from lane
+    cross join lateral (
+        (
+            select queue, priority
+            from {schema}.jobs
+            where state = 'queued' and queue = lane.queue and priority < lane.priority
+            order by priority desc
+            limit 1
+        )
+        union all
+        (
+            select queue, priority
+            from {schema}.jobs
+            where state = 'queued' and queue > lane.queue
+            order by queue, priority desc
+            limit 1
+        )
+        limit 1
+    ) as next
+)
+select extract(epoch from min(due.run_at) - coalesce(%(now)s::timestamptz, statement_timestamp()))::float8
+from lane
+left join {schema}.queues on queues.name = lane.queue
+cross join lateral (
+    select run_at
+    from {schema}.jobs
+    where state = 'queued' and queue = lane.queue and priority = lane.priority
+        and run_at > coalesce(%(now)s::timestamptz, statement_timestamp())
+        and task = any(%(tasks)s::text[])
+    order by run_at
+    limit 1
+) as due
+where queues.paused is not true and (%(queues)s::text[] is null or lane.queue = any(%(queues)s::text[]))

@@ -1,0 +1,20 @@
+-- give_back: running -> queued, no attempt used: a snooze (with a delay) or a release at shutdown (without).
+-- In: worker_id uuid, ids bigint[], fences int[], delays float8[] (seconds; null: run_at stays), now timestamptz or null
+-- Out: id, queue. Index: primary key. Caller: db.give_back
+with done as (
+    select * from unnest(%(ids)s::bigint[], %(fences)s::int[], %(delays)s::float8[]) as d (id, fence, delay)
+),
+held as materialized (
+    select id
+    from {schema}.jobs
+    where id = any(%(ids)s::bigint[]) and worker_id = %(worker_id)s
+    order by id
+    for update
+)
+update {schema}.jobs as job
+set state = 'queued', worker_id = null, attempt = attempt - 1,
+    run_at = coalesce(coalesce(%(now)s::timestamptz, statement_timestamp()) + done.delay * interval '1 second', run_at)
+from done
+where job.id = any(array(select id from held)) and job.id = done.id
+    and job.worker_id = %(worker_id)s and job.fence = done.fence
+returning job.id, job.queue

@@ -1,0 +1,205 @@
+"""@app.task gives a function its name, its options and `.enqueue()`; calling it still just calls the function."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from pgqueue import enqueue as enqueueing
+from pgqueue.arguments import Signature
+from pgqueue.drivers import AsyncConnection, SyncConnection
+from pgqueue.enqueue import NewJob, Options
+from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
+from pgqueue.job import Job
+from pgqueue.retry import RetryPolicy
+from pgqueue.sql import Statements
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OPTION_NAMES = frozenset(field.name for field in fields(Options))
+
+
+class Home(Protocol):
+    """What a task needs of its app: the statements of its schema, and connections for delay()."""
+
+    @property
+    def statements(self) -> Statements: ...
+
+    def enqueue_alone(self, new: NewJob) -> Job: ...
+
+    async def enqueue_alone_async(self, new: NewJob) -> Job: ...
+
+
+class Task(Generic[P, R]):
+    """A registered function. `retry` and `timeout` are its defaults at run time; `options` those of its jobs."""
+
+    def __init__(
+        self,
+        home: Home,
+        function: Callable[P, R],
+        name: str,
+        *,
+        options: Options,
+        retry: RetryPolicy,
+        timeout: float | None,
+    ) -> None:
+        self.name = name
+        self.function = function
+        self.retry = retry
+        self.timeout = timeout
+        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+        self.signature = Signature(function, name)
+        self._home = home
+        self._options = options
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Calls the function here and now; nothing is enqueued."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    @overload
+    def enqueue(self, connection: SyncConnection, /, *args: P.args, **kwargs: P.kwargs) -> Job: ...
+    @overload
+    def enqueue(self, connection: AsyncConnection, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Job]: ...
+    def enqueue(
+        self, connection: SyncConnection | AsyncConnection, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Job | Awaitable[Job]:
+        """Enqueues one call in the connection's own transaction: it commits or rolls back with everything else there.
+
+        An async connection gives an awaitable. Raises EnqueueError before any SQL when the call, an option or the
+        connection cannot work; the transaction stays usable.
+        """
+        return enqueueing.enqueue(self._home.statements, connection, self.job(*args, **kwargs))
+
+    @overload
+    def enqueue_many(
+        self, connection: SyncConnection, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], /
+    ) -> list[int]: ...
+    @overload
+    def enqueue_many(
+        self, connection: AsyncConnection, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], /
+    ) -> Awaitable[list[int]]: ...
+    def enqueue_many(
+        self, connection: SyncConnection | AsyncConnection, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], /
+    ) -> list[int] | Awaitable[list[int]]:
+        """Enqueues many calls, each a tuple or a dict of arguments; all or none. The ids, in input order.
+
+        The input is consumed in chunks of 5,000, so a generator of any length needs no more memory than its ids.
+        """
+        new = self._jobs(calls)
+        return enqueueing.enqueue_many(self._home.statements, connection, new)
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Enqueues one call in a short transaction of its own, on the app's connection; committed on return."""
+        return self._home.enqueue_alone(self.job(*args, **kwargs))
+
+    async def delay_async(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """`delay` for the running event loop."""
+        return await self._home.enqueue_alone_async(self.job(*args, **kwargs))
+
+    def job(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
+        """One call that is not enqueued yet, for `app.enqueue_many`. Raises EnqueueError."""
+        return NewJob(self.name, self.signature.encode(args, kwargs), self._options)
+
+    def options(self, **options: Any) -> Task[P, R]:
+        """The same task with other options for the jobs enqueued through what this returns; see `Options`.
+
+        send.options(delay=30, priority=10, queue="vip", unique_key="welcome:7").enqueue(session, 7, "a@b.c")
+        """
+        _refuse_unknown("options", options, _OPTION_NAMES)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        if "delay" in options and "run_at" not in options:
+            options["run_at"] = None  # the later word counts
+        elif "run_at" in options and "delay" not in options:
+            options["delay"] = 0.0
+        other._options = replace(self._options, **options)
+        if other._options.retry is not None:
+            other._options.retry.to_json()  # refuse here what cannot travel
+        return other
+
+    def _jobs(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]) -> Iterator[NewJob]:
+        encode = self.signature.encode
+        for place, call in enumerate(calls):
+            if isinstance(call, Mapping):
+                text = encode((), call)
+            elif isinstance(call, tuple | list):
+                text = encode(tuple(call), {})
+            else:
+                raise InvalidArguments(
+                    f"call {place} must be a tuple or a dict of arguments, not {type(call).__name__}"
+                )
+            yield NewJob(self.name, text, self._options)
+
+
+def make(
+    home: Home,
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    retry: object = None,
+    timeout: object = None,
+    **options: Any,
+) -> Task[Any, Any]:
+    """A Task of a plain function. Raises InvalidTask, InvalidOption."""
+    if isinstance(function, Task):
+        raise InvalidTask(f"{function.name} is a task already")
+    if isinstance(function, staticmethod | classmethod | property):
+        raise InvalidTask("a task must be a plain function: put @app.task below @staticmethod, or outside the class")
+    if not inspect.isfunction(function):
+        raise InvalidTask(f"a task must be a plain function, not {type(function).__name__}")
+    if function.__name__ == "<lambda>" and name is None:
+        raise InvalidTask("a lambda has no name that a worker could find it by: use def, or pass name=")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidTask(f"task {function.__name__} is a generator; a task returns once")
+    if next(iter(inspect.signature(function).parameters), None) in ("self", "cls") and "." in _inside(function):
+        raise InvalidTask(f"{function.__qualname__} looks like a method; a task must be a plain function")
+    _refuse_unknown("task", options, _OPTION_NAMES - {"run_at", "unique_key"})
+    if callable(retry) and not isinstance(retry, RetryPolicy):
+        retry = RetryPolicy(backoff=retry)
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise InvalidOption(
+            f"retry must be a RetryPolicy or a function of (attempt, error), not {type(retry).__name__}"
+        )
+    checked = Options(timeout=timeout, **options)  # type: ignore[arg-type]
+    return Task(
+        home,
+        function,
+        enqueueing.name("task name", name if name is not None else default_name(function)),
+        options=replace(checked, timeout=None),  # at run time the task's own holds: a new deploy may change it
+        retry=retry or RetryPolicy(),
+        timeout=checked.timeout,  # type: ignore[arg-type]
+    )
+
+
+def default_name(function: Callable[..., Any]) -> str:
+    """`module.function`; for a script run as __main__ the module name it would have if imported."""
+    module = function.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        if spec is not None and spec.name:
+            module = spec.name.removesuffix(".__main__")
+        elif getattr(main, "__file__", None):
+            module = Path(str(main.__file__)).stem
+    return f"{module}.{function.__name__}"
+
+
+def _inside(function: Callable[..., Any]) -> str:
+    """The qualified name from the innermost function outwards: 'Class.method' for a method defined in a function."""
+    return function.__qualname__.rpartition("<locals>.")[2]
+
+
+def _refuse_unknown(what: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise InvalidOption(f"{what}() takes no option {unknown[0]!r}; it takes {', '.join(sorted(known))}")

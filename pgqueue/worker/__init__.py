@@ -1,0 +1,12 @@
+"""The worker's side of a job's life: claim, run, settle, in that order; loop.py is where to start reading.
+
+loop.py         wake, claim, run, settle, until told to stop
+claim.py        how many, from which queues; a claimed row becomes an attempt
+run.py          one attempt under its timeout; returns an Outcome, never raises
+threads.py      where sync tasks run
+settle.py       Outcome to complete, retry, dead letter …; and the writes, many at once
+wake.py         LISTEN, with polling as the safety net
+heartbeat.py    leases: registered, renewed, given up
+supervisor.py   the small process above the ones that work
+solo.py         a worker inside the application's own process
+"""

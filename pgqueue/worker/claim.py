@@ -1,0 +1,129 @@
+"""Step 2 of a job's life, claim: lock up to `limit` due jobs for this worker, and make each an attempt that can run.
+
+Before: enqueue.py. After: run.py. Promise: no job reaches two workers, nothing waits for a lock, and a row that cannot
+be read is that row's problem: it becomes an attempt that has failed already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from pgqueue import db
+from pgqueue.db import Claim
+from pgqueue.errors import BadRow
+from pgqueue.job import Job, State
+from pgqueue.link import Link
+from pgqueue.retry import RetryPolicy, StoredRetryPolicy
+from pgqueue.sql import Statements
+from pgqueue.task import Task
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One claimed job, ready to run. `unreadable` says why it cannot be."""
+
+    claim: Claim
+    task: Task[..., Any]
+    worker_id: UUID
+    arguments: dict[str, Any] = field(default_factory=dict, repr=False)
+    policy: RetryPolicy | StoredRetryPolicy | None = None
+    unreadable: BadRow | None = None
+
+    @cached_property
+    def job(self) -> Job:
+        """The job as people see it; built only when somebody looks."""
+        claim = self.claim
+        return Job(
+            id=claim.id,
+            task=claim.task,
+            queue=claim.queue,
+            state=State.RUNNING,
+            priority=claim.priority,
+            run_at=_moment(claim.run_at),
+            attempt=claim.attempt,
+            max_attempts=claim.max_attempts,
+            fence=claim.fence,
+            created_at=_moment(claim.created_at),
+            started_at=_moment(claim.started_at),
+            worker_id=self.worker_id,
+            tags=tuple(claim.tags or ()),
+            meta=_meta(claim.meta),
+        )
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds this attempt may run: the job's own, else the task's."""
+        return self.claim.timeout if self.claim.timeout is not None else self.task.timeout
+
+    @property
+    def log_fields(self) -> dict[str, Any]:
+        claim = self.claim
+        return {"job_id": claim.id, "task": claim.task, "attempt": claim.attempt}
+
+
+class Claimer:
+    """Claims for one worker, one statement at a time."""
+
+    def __init__(
+        self,
+        sql: Statements,
+        link: Link,
+        worker_id: UUID,
+        tasks: Mapping[str, Task[..., Any]],
+        queues: tuple[str, ...] | None,
+    ) -> None:
+        self._sql = sql
+        self._link = link
+        self._worker_id = worker_id
+        self._tasks = tasks
+        self._names = sorted(tasks)
+        self._queues = queues
+        self._after = ""  # the queue served last: the next claim starts behind it
+
+    async def claim(self, limit: int) -> list[Attempt]:
+        """Up to `limit` attempts, in the order they should start."""
+        steps = db.claim(self._sql, self._worker_id, self._names, self._queues, limit, self._after)
+        claims = await self._link.perform(steps)
+        if claims:
+            self._after = claims[-1].queue
+        return [attempt(claim, self._tasks[claim.task], self._worker_id) for claim in claims]
+
+    async def next_due(self) -> float | None:
+        """Seconds until a scheduled job comes due; None without one."""
+        return await self._link.perform(db.next_due(self._sql, self._names, self._queues))
+
+
+def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID) -> Attempt:
+    """The claimed row, read. Never raises: what cannot be read is noted in the attempt."""
+    made = Attempt(claim, task, worker_id, policy=task.retry)
+    try:
+        made.arguments = task.signature.decode(claim.args)
+        if claim.retry is not None:
+            made.policy = StoredRetryPolicy.from_json(msgspec.json.decode(claim.retry))
+        _ = _moment(claim.run_at)
+    except BadRow as error:
+        made.unreadable = error
+    except Exception as error:  # whatever else a row may hold
+        made.unreadable = BadRow(f"the stored job cannot be read: {type(error).__name__}")
+    return made
+
+
+def _moment(epoch: float) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)
+
+
+def _meta(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,260 @@
+"""The heart of a worker, start here: wake, claim, run, settle, until told to stop.
+
+    while not stopping: start(claim(free slots)); when nothing is due: lie down until a NOTIFY, a due time or the poll
+
+Claiming the next batch overlaps running and settling the last. A slot is free as soon as its attempt has an outcome;
+what is not settled yet is still held, so that nothing is run or given back twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+from uuid import UUID
+
+from pgqueue import db
+from pgqueue.events import Event, Events
+from pgqueue.link import INFRASTRUCTURE, Link
+from pgqueue.settings import WorkerSettings
+from pgqueue.sql import Statements
+from pgqueue.task import Task
+from pgqueue.worker.claim import Attempt, Claimer
+from pgqueue.worker.run import Run
+from pgqueue.worker.settle import Settlement, Settler, decide
+from pgqueue.worker.threads import Threads
+from pgqueue.worker.wake import Wake
+
+log = logging.getLogger("pgqueue")
+
+# Looks at the table after having lain down: for jobs whose transaction did not see the sleeper yet. Seconds.
+_LOOKS = (0.0, 0.005, 0.05)
+_GHOSTS_EVERY = 5.0  # seconds between comparisons of what we hold with what the table says we hold
+_LAST_WORDS = 1.0  # seconds for cancelled jobs to clean up, and for event handlers to end
+
+Chores = Callable[[Link, Events], Coroutine[Any, Any, None]]
+"""Looks after everybody's jobs for as long as the worker lives; see maintenance/."""
+
+
+class Loop:
+    """One worker: `concurrency` slots, three connections (claim, settle, listen) and one for chores."""
+
+    def __init__(
+        self,
+        *,
+        conninfo: str,
+        sql: Statements,
+        tasks: Mapping[str, Task[..., Any]],
+        events: Events,
+        settings: WorkerSettings,
+        worker_id: UUID,
+        chores: Chores,
+        listen_conninfo: str | None = None,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self._sql = sql
+        self._tasks = tasks
+        self._events = events
+        self._settings = settings
+        self._worker_id = worker_id
+        self._chores = chores
+        self._uniform = uniform
+        self._claim_link = Link(conninfo, "claim", uniform)
+        self._settle_link = Link(conninfo, "settle", uniform)
+        self._chore_link = Link(conninfo, "chores", uniform)
+        self._claimer = Claimer(sql, self._claim_link, worker_id, tasks, settings.queues)
+        self._settler = Settler(sql, self._settle_link, worker_id, events)
+        self._wake = Wake(listen_conninfo or conninfo, worker_id, uniform)
+        self._runs: dict[asyncio.Task[None], Run] = {}
+        self._hurry = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._looks = 0  # how often we looked since we lay down; 0: awake
+        self._known_asleep = False  # our row in `sleepers` may still be believed
+        self._next_ghosts = 0.0
+        self.left_for_later = 0
+        self.stuck: list[Attempt] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Claims no more; run() returns when what runs has ended, or the grace period has."""
+        self._stopping.set()
+        self._wake.ring()
+
+    def abandon(self) -> None:
+        """The lease has ended: interrupts what runs, at once; nothing is settled that others may have taken."""
+        self._hurry.set()
+        self.stop()
+
+    async def run(self) -> None:
+        """Works until stop(), or, draining, until nothing is left. What is `stuck` then did not end when asked to."""
+        self._threads = Threads(self._settings.concurrency)
+        background = [
+            asyncio.create_task(self._settler.run()),
+            asyncio.create_task(self._wake.listen()),
+            asyncio.create_task(self._chores(self._chore_link, self._events)),
+        ]
+        watch = asyncio.create_task(_first_failure(background))
+        work = asyncio.create_task(self._work())
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await watch  # a background task broke: not to be hidden behind a worker that seems to run
+            await work
+            await self._finish()
+        finally:
+            for task in (work, watch, *background):
+                task.cancel()
+            await asyncio.gather(work, watch, *background, return_exceptions=True)
+            for link in (self._claim_link, self._settle_link, self._chore_link, self._wake):
+                await link.close()
+            self._threads.close()
+
+    # -- claim -----------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        tries = 0
+        while not self._stopping.is_set():
+            free = self._settings.concurrency - len(self._runs)
+            if free <= 0:
+                await self._wake.wait(self._settings.poll_interval)
+                continue
+            try:
+                await self._release_ghosts()
+                attempts = await self._claimer.claim(free)
+                tries = 0
+                for attempt in attempts:
+                    self._start(attempt)
+                if attempts:
+                    await self._rise(full=len(attempts) == free)
+                elif self._settings.drain and await self._drained():
+                    return
+                else:
+                    await self._lie_down()
+            except INFRASTRUCTURE as error:
+                tries += 1
+                self._next_ghosts = 0.0  # a claim may have been committed and its answer lost
+                await self._claim_link.pause(tries, error)
+
+    async def _release_ghosts(self) -> None:
+        if time.monotonic() < self._next_ghosts:
+            return
+        held = [run.attempt.claim.id for run in self._runs.values()] + self._settler.held
+        ghosts = await self._claim_link.perform(db.release_ghosts(self._sql, self._worker_id, held))
+        for job_id, _ in ghosts:
+            log.warning(
+                "released a job that was claimed without our knowing", extra={"event": "ghost", "job_id": job_id}
+            )
+        self._next_ghosts = time.monotonic() + _GHOSTS_EVERY
+
+    async def _rise(self, *, full: bool) -> None:
+        """Awake again. With no slot left, nobody shall wake us, and somebody else gets what we could not take."""
+        self._looks = 0
+        if full and self._known_asleep:
+            self._known_asleep = False
+            await self._claim_link.perform(db.rise(self._sql, self._worker_id))
+            await self._claim_link.perform(db.wake(self._sql, self._queues, self._worker_id))
+
+    @property
+    def _queues(self) -> tuple[str, ...]:
+        return self._settings.queues or ("*",)
+
+    async def _lie_down(self) -> None:
+        """Nothing is due: be known as a sleeper, look again for what was under way, sleep until something rings."""
+        poll = self._settings.poll_interval
+        if self._looks == 0:
+            await self._sleep()
+        if self._looks < len(_LOOKS):
+            pause, self._looks = _LOOKS[self._looks], self._looks + 1
+            if pause:
+                await self._wake.wait(min(pause, poll))
+            return
+        due = await self._claimer.next_due()
+        if not await self._wake.wait(poll if due is None else max(0.0, min(poll, due))):
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        self._known_asleep = True
+        seconds = 1.5 * self._settings.poll_interval
+        await self._claim_link.perform(db.sleep(self._sql, self._worker_id, self._settings.queues, seconds))
+
+    async def _drained(self) -> bool:
+        if self._runs:
+            return False
+        await self._settler.flushed()
+        waiting, later = await self._claim_link.perform(
+            db.left_to_run(self._sql, sorted(self._tasks), self._settings.queues)
+        )
+        self.left_for_later = later
+        return waiting == 0
+
+    # -- run and settle ----------------------------------------------------------------------------------------------
+
+    def _start(self, attempt: Attempt) -> None:
+        run = Run(attempt, self._threads)
+        task = asyncio.create_task(self._attempt(run))
+        self._runs[task] = run
+        task.add_done_callback(self._ended)
+
+    async def _attempt(self, run: Run) -> None:
+        attempt = run.attempt
+        log.debug("started", extra={"event": "job_started", **attempt.log_fields})
+        if self._events.wanted("started"):
+            self._events.emit(Event("started", attempt.job))
+        began = time.monotonic()
+        outcome = await run.outcome()
+        policy = attempt.policy or attempt.task.retry
+        verdict = decide(outcome, attempt.claim.attempt, attempt.claim.max_attempts, policy, self._uniform)
+        self._settler.add(Settlement(attempt, verdict, time.monotonic() - began))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        run = self._runs.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a run broke", exc_info=error, extra={"event": "run_broken", **run.attempt.log_fields})
+        self._wake.ring()
+
+    # -- stop ----------------------------------------------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        """Lets jobs finish within the grace period, then interrupts them; what can be released is."""
+        await self._until_ended_or_hurried()
+        for run in list(self._runs.values()):
+            run.interrupt()
+        if self._runs:
+            await asyncio.wait(self._runs, timeout=_LAST_WORDS)
+        self.stuck = [run.attempt for run in self._runs.values()]
+        for attempt in self.stuck:
+            log.error("did not end within the grace period", extra={"event": "job_stuck", **attempt.log_fields})
+        try:
+            await self._claim_link.perform(db.rise(self._sql, self._worker_id))
+            async with asyncio.timeout(_LAST_WORDS if self._hurry.is_set() else self._settings.grace + _LAST_WORDS):
+                await self._settler.flushed()
+        except (*INFRASTRUCTURE, TimeoutError):
+            log.error("the database is away: %d jobs end unsettled and will be rescued", len(self._settler.held))
+        await self._events.finish(_LAST_WORDS)
+
+    async def _until_ended_or_hurried(self) -> None:
+        ended, hurried = asyncio.create_task(self._all_ended()), asyncio.create_task(self._hurry.wait())
+        await asyncio.wait((ended, hurried), timeout=self._settings.grace, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        hurried.cancel()
+
+    async def _all_ended(self) -> None:
+        while self._runs:
+            await asyncio.wait(self._runs)
+
+
+async def _first_failure(tasks: list[asyncio.Task[None]]) -> None:
+    """Raises what the first of the tasks to fail raised; a task that simply ends is let go."""
+    waiting = set(tasks)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    await asyncio.Event().wait()

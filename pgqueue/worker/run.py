@@ -1,0 +1,204 @@
+"""Step 3 of a job's life, run: one attempt under its timeout. Returns an Outcome, never raises.
+
+Before: claim.py. After: settle.py. An `async def` task runs on the loop, a `def` task in a thread. Only the loop's own
+end (Stopping) cancels an attempt from outside; a CancelledError of the job's own making is a failure like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from pgqueue.context import Context, JobLogger
+from pgqueue.errors import Steer, TaskTimeout
+from pgqueue.settings import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
+from pgqueue.worker.claim import Attempt
+from pgqueue.worker.threads import Threads
+
+log = logging.getLogger("pgqueue")
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    result: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """error is for the policy to look at; text and traceback are what is stored."""
+
+    error: BaseException
+    text: str
+    traceback: str | None = field(default=None, repr=False)
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """The job itself said how it ends."""
+
+    steer: Steer
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The stored row could not be read; running it again would not help."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The worker stops, and this attempt with it: no attempt is used."""
+
+
+Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted
+
+
+class Run:
+    """One attempt under way; `interrupt` ends it for a stopping worker."""
+
+    def __init__(self, attempt: Attempt, threads: Threads) -> None:
+        self.attempt = attempt
+        self._threads = threads
+        self._context: Context | None = None
+        self._interrupted = False
+        self._body: asyncio.Task[Any] | None = None
+
+    def interrupt(self) -> None:
+        """Cancels an async attempt; asks a sync one, by way of ctx.cancelled."""
+        self._interrupted = True
+        if self._context is not None:
+            self._context._stop.set()
+        if self._body is not None:
+            self._body.cancel()
+
+    async def outcome(self) -> Outcome:
+        attempt = self.attempt
+        if attempt.unreadable is not None:
+            return Unreadable(str(attempt.unreadable))
+        arguments = attempt.arguments
+        parameter = attempt.task.signature.context_parameter
+        if parameter is not None:
+            self._context = Context(attempt.job, JobLogger(log, attempt.log_fields))
+            arguments = arguments | {parameter: self._context}
+        try:
+            if attempt.task.is_async:
+                return Succeeded(await self._async(arguments))
+            return Succeeded(await self._sync(arguments))
+        except Steer as steer:
+            return Steered(steer)
+        except _Exit as exit_:
+            error = exit_.error
+            return Failed(error, describe(error), trace(error))
+        except TaskTimeout as error:
+            return Failed(error, describe(error), None, timed_out=True)
+        except BaseException as error:
+            if self._interrupted and isinstance(error, asyncio.CancelledError):
+                return Interrupted()
+            return Failed(error, describe(error), trace(error))
+
+    async def _async(self, arguments: dict[str, Any]) -> Any:
+        timeout = self.attempt.timeout
+        # A task of its own: the job may cancel itself or be cancelled without taking the worker's bookkeeping along.
+        self._body = asyncio.ensure_future(_contained(self.attempt.task.function(**arguments)))
+        done, _ = await asyncio.wait((self._body,), timeout=timeout)
+        if not done:
+            self._body.cancel()
+            await asyncio.wait((self._body,))
+            if not self._body.cancelled():
+                self._body.exception()  # whatever it raised on the way out, it was late
+            raise TaskTimeout(f"the attempt ran longer than its timeout of {timeout:g} s")
+        return self._body.result()
+
+    async def _sync(self, arguments: dict[str, Any]) -> Any:
+        function, timeout = self.attempt.task.function, self.attempt.timeout
+        future = self._threads.submit(lambda: function(**arguments))
+        done, _ = await asyncio.wait((future,), timeout=timeout)
+        if not done:
+            # A thread cannot be killed, and running the job again beside it would be running it twice.
+            if self._context is not None:
+                self._context._stop.set()
+            log.warning(
+                "overran its timeout of %g s and keeps its thread until it returns",
+                timeout,
+                extra={"event": "job_stuck", **self.attempt.log_fields},
+            )
+            await asyncio.wait((future,))
+            future.exception()
+            raise TaskTimeout(f"the attempt ran longer than its timeout of {timeout:g} s")
+        return future.result()
+
+
+class _Exit(Exception):
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+async def _contained(body: Coroutine[Any, Any, Any]) -> Any:
+    """asyncio lets SystemExit and KeyboardInterrupt out of a task through the loop, and with them the whole worker."""
+    try:
+        return await body
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _Exit(error) from None
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: no such plan`, fit to be stored: no NUL, no lone surrogate, at most 10,000 characters."""
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    message = _message(error)
+    return clean(f"{name}: {message}" if message else name)[:MAX_ERROR_CHARS]
+
+
+def trace(error: BaseException) -> str:
+    """The traceback with its causes, without pgqueue's own frames; its end is kept when it is long."""
+    parts = [
+        part
+        for link in reversed(list(_chain(error)))
+        for part in (*traceback.format_tb(_own_frames_off(link)), f"{describe(link)}\n\n")
+    ]
+    return clean("".join(parts).rstrip())[-MAX_TRACEBACK_CHARS:]
+
+
+def clean(text: str) -> str:
+    """Text that PostgreSQL can store."""
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+
+def _message(error: BaseException) -> str:
+    """A database error's first line only: its DETAIL and parameters may hold what must not be stored."""
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return _message(error.orig)
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its message cannot be printed: {type(broken).__name__})"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, at most 10 links; a cycle ends it."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(seen) < 10:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _own_frames_off(error: BaseException) -> Any:
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("pgqueue.worker."):
+        frames = frames.tb_next
+    return frames

@@ -1,0 +1,312 @@
+"""Step 4 of a job's life, settle: an Outcome becomes a Verdict, and the verdicts of many jobs become one write each.
+
+Before: run.py. `decide` is pure: no clock, no database. The Settler writes while the worker claims the next batch;
+what comes in meanwhile is the next write. Every write names owner and fence: a job that is missing from the answer was
+lost, its result is dropped, and that is said aloud.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from pgqueue import db
+from pgqueue.arguments import result_json
+from pgqueue.drivers import Steps
+from pgqueue.errors import Cancel, DeadLetter, RetryLater, Snooze
+from pgqueue.events import Event, Events
+from pgqueue.job import DeadReason, State
+from pgqueue.link import INFRASTRUCTURE, Link
+from pgqueue.retry import RetryPolicy, StoredRetryPolicy
+from pgqueue.sql import Statements
+from pgqueue.worker.claim import Attempt
+from pgqueue.worker.run import Failed, Interrupted, Outcome, Steered, Succeeded, Unreadable, clean
+
+log = logging.getLogger("pgqueue")
+
+
+@dataclass(frozen=True, slots=True)
+class ToComplete:
+    result: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToRetry:
+    """delay in seconds from the moment the database writes it."""
+
+    delay: float
+    error: str
+    traceback: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToGiveBack:
+    """A snooze with a delay in seconds, a release without."""
+
+    delay: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToDead:
+    reason: DeadReason
+    error: str
+    traceback: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ToCancelled:
+    why: str
+
+
+Verdict = ToComplete | ToRetry | ToGiveBack | ToDead | ToCancelled
+
+
+def decide(
+    outcome: Outcome,
+    attempt: int,
+    max_attempts: int,
+    policy: RetryPolicy | StoredRetryPolicy,
+    uniform: Callable[[], float],
+) -> Verdict:
+    """What becomes of a job. attempt: the one that just ended, from 1. uniform: a random number in [0, 1)."""
+    match outcome:
+        case Succeeded(result):
+            return ToComplete(result_json(result))
+        case Interrupted():
+            return ToGiveBack(None)
+        case Unreadable(text):
+            return ToDead(DeadReason.BAD_ROW, text)
+        case Steered(steer=Snooze() as snooze):
+            return ToGiveBack(snooze.delay)
+        case Steered(steer=Cancel() as cancel):
+            return ToCancelled(clean(str(cancel)))
+        case Steered(steer=DeadLetter() as wish):
+            return ToDead(DeadReason.DEAD_LETTER, clean(str(wish)))
+        case Steered(steer=RetryLater() as later):
+            if attempt >= max_attempts:
+                return ToDead(DeadReason.ATTEMPTS, clean(str(later)))
+            delay = later.delay if later.delay is not None else policy.delay_after(attempt, later, uniform)
+            return ToRetry(delay or 0.0, clean(str(later)))
+        case Failed(error, text, traceback, timed_out):
+            if not policy.retries(error):
+                return ToDead(DeadReason.NEVER, text, traceback)
+            delay = None if attempt >= max_attempts else policy.delay_after(attempt, error, uniform)
+            if delay is None:
+                return ToDead(DeadReason.TIMEOUT if timed_out else DeadReason.ATTEMPTS, text, traceback)
+            return ToRetry(delay, text, traceback)
+    raise AssertionError(f"no verdict for {outcome!r}")
+
+
+@dataclass(eq=False, slots=True)
+class Settlement:
+    """An attempt and its verdict, waiting to be written. seconds: how long it ran."""
+
+    attempt: Attempt
+    verdict: Verdict
+    seconds: float
+
+
+class Settler:
+    """Writes verdicts, many at once, on a connection of its own."""
+
+    def __init__(self, sql: Statements, link: Link, worker_id: UUID, events: Events) -> None:
+        self._sql = sql
+        self._link = link
+        self._worker_id = worker_id
+        self._events = events
+        self._waiting: list[Settlement] = []
+        self._writing: list[Settlement] = []
+        self._arrived = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def held(self) -> list[int]:
+        """Jobs that are not settled yet, as far as we know."""
+        return [item.attempt.claim.id for item in (*self._waiting, *self._writing)]
+
+    def add(self, item: Settlement) -> None:
+        self._waiting.append(item)
+        self._arrived.set()
+        self._empty.clear()
+
+    async def flushed(self) -> None:
+        """Returns when everything added so far has been written."""
+        await self._empty.wait()
+
+    async def run(self) -> None:
+        """Writes what arrives, for ever. While the database is away it keeps what it has and tries again."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            # One turn of the loop lets a burst of outcomes become one write.
+            await asyncio.sleep(0)
+            self._writing, self._waiting = self._waiting, []
+            for kind, write in _WRITES.items():
+                batch = [item for item in self._writing if type(item.verdict) is kind]
+                if batch:
+                    await self._write(batch, write)
+                    self._writing = [item for item in self._writing if type(item.verdict) is not kind]
+            if not self._waiting:
+                self._empty.set()
+
+    async def _write(self, batch: list[Settlement], write: Write) -> None:
+        tries = 0
+        while True:
+            try:
+                done = await self._link.perform(write(self._sql, self._worker_id, batch))
+                if tries:
+                    done |= await self._done_before([item for item in batch if item.attempt.claim.id not in done])
+            except INFRASTRUCTURE as error:
+                tries += 1
+                await self._link.pause(tries, error)
+            except psycopg.Error as error:
+                await self._one_by_one(batch, write, error)
+                return
+            else:
+                break
+        for item in batch:
+            if item.attempt.claim.id in done:
+                tell(item, self._events)
+            else:
+                tell_lost(item.attempt, self._events)
+
+    async def _done_before(self, missing: list[Settlement]) -> set[int]:
+        """Which of these an earlier write did, whose answer was lost with the connection."""
+        ids = [item.attempt.claim.id for item in missing]
+        fences = [item.attempt.claim.fence for item in missing]
+        return await self._link.perform(db.settled(self._sql, ids, fences)) if missing else set()
+
+    async def _one_by_one(self, batch: list[Settlement], write: Write, error: psycopg.Error) -> None:
+        """One verdict that PostgreSQL refuses must not hold up the others; a result it refuses is dropped."""
+        if len(batch) > 1:
+            for item in batch:
+                await self._write([item], write)
+            return
+        item = batch[0]
+        log.error(
+            "PostgreSQL refused to settle this job (%s)",
+            type(error).__name__,
+            extra={"event": "settle_refused", **item.attempt.log_fields},
+        )
+        if isinstance(item.verdict, ToComplete) and item.verdict.result is not None:
+            marker = {"$pgqueue": "result dropped", "bytes": len(item.verdict.result), "why": type(error).__name__}
+            item.verdict = ToComplete(result_json(marker))
+            await self._write([item], write)
+
+
+Write = Callable[[Statements, UUID, list[Settlement]], Steps[set[int]]]
+
+
+def _claims(batch: list[Settlement]) -> tuple[list[int], list[int]]:
+    return [item.attempt.claim.id for item in batch], [item.attempt.claim.fence for item in batch]
+
+
+def _complete(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
+    return db.complete(sql, worker_id, *_claims(batch), _each(batch, "result"))
+
+
+def _retry(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
+    errors, tracebacks = _each(batch, "error"), _each(batch, "traceback")
+    return db.retry(sql, worker_id, *_claims(batch), _each(batch, "delay"), errors, tracebacks)
+
+
+def _give_back(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
+    return db.give_back(sql, worker_id, *_claims(batch), _each(batch, "delay"))
+
+
+def _dead_letter(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
+    errors, tracebacks = _each(batch, "error"), _each(batch, "traceback")
+    return db.dead_letter(sql, worker_id, *_claims(batch), _each(batch, "reason"), errors, tracebacks)
+
+
+def _cancel(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
+    return db.cancel_running(sql, worker_id, *_claims(batch), _each(batch, "why"))
+
+
+def _each(batch: list[Settlement], name: str) -> list[Any]:
+    return [getattr(item.verdict, name) for item in batch]
+
+
+_WRITES: dict[type, Write] = {
+    ToComplete: _complete,
+    ToRetry: _retry,
+    ToDead: _dead_letter,
+    ToGiveBack: _give_back,
+    ToCancelled: _cancel,
+}
+
+
+def tell(item: Settlement, events: Events) -> None:
+    """Logs a written verdict and calls the handlers of its events."""
+    attempt, verdict = item.attempt, item.verdict
+    fields = {**attempt.log_fields, "seconds": round(item.seconds, 3)}
+    match verdict:
+        case ToComplete():
+            log.info("completed", extra={"event": "job_completed", **fields})
+            _emit(events, "completed", attempt)
+        case ToRetry(delay, error, _):
+            log.warning(
+                "attempt failed, runs again in %.1f s",
+                delay,
+                extra={
+                    "event": "job_retried",
+                    **fields,
+                    "delay": round(delay, 3),
+                    "error": kind_of(error),
+                    "max_attempts": attempt.claim.max_attempts,
+                },
+            )
+            _emit(events, "failed", attempt, error)
+            _emit(events, "retried", attempt, error, delay)
+        case ToDead(reason, error, _):
+            log.error(
+                "moved to the dead-letter table",
+                extra={"event": "job_dead_lettered", **fields, "reason": reason.value, "error": kind_of(error)},
+            )
+            _emit(events, "failed", attempt, error)
+            _emit(events, "dead_lettered", attempt, error)
+        case ToGiveBack(None):
+            log.info("released", extra={"event": "job_released", **fields})
+            _emit(events, "released", attempt)
+        case ToGiveBack(delay):
+            log.info("snoozed", extra={"event": "job_snoozed", **fields, "delay": delay})
+            _emit(events, "snoozed", attempt, delay=delay)
+        case ToCancelled(why):
+            log.info("cancelled", extra={"event": "job_cancelled", **fields})
+            _emit(events, "cancelled", attempt, why)
+
+
+def kind_of(error: str) -> str:
+    """The error's class, for a log line: its message may hold what must not be logged."""
+    return error.partition(":")[0] if error.partition(":")[0].replace(".", "").isidentifier() else "Error"
+
+
+def tell_lost(attempt: Attempt, events: Events) -> None:
+    """The job was taken from us while it ran: its result is dropped, and nobody may think otherwise."""
+    log.error(
+        "claim lost: the job was rescued or cancelled while this run went on; its result is dropped",
+        extra={"event": "claim_lost", **attempt.log_fields, "fence": attempt.claim.fence},
+    )
+    _emit(events, "claim_lost", attempt)
+
+
+def _emit(events: Events, name: str, attempt: Attempt, error: str | None = None, delay: float | None = None) -> None:
+    if events.wanted(name):
+        events.emit(Event(name, replace(attempt.job, state=_STATES.get(name, State.QUEUED), error=error), error, delay))
+
+
+# What a handler finds in event.job.state; after every other event the job is queued again.
+_STATES = {
+    "completed": State.COMPLETED,
+    "dead_lettered": State.DEAD,
+    "cancelled": State.CANCELLED,
+    "failed": State.RUNNING,
+    "claim_lost": State.RUNNING,
+}

@@ -1,0 +1,119 @@
+"""A worker inside the application's own process: `app.worker(...).run()`.
+
+Weaker than `pgqueue worker`, which keeps a supervisor above the process that works: here the heartbeat is a thread of
+the same process, so a job that holds the GIL for longer than the lease costs the worker its jobs, and a job that kills
+the process takes the heartbeat along (the jobs are rescued when the lease ends).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+from pgqueue.errors import ConfigurationError
+from pgqueue.maintenance import rescue
+from pgqueue.settings import WorkerSettings
+from pgqueue.worker.heartbeat import Heart
+from pgqueue.worker.loop import Loop
+
+log = logging.getLogger("pgqueue")
+
+
+class Worker:
+    """One worker in this process: `run()` blocks, `run_async()` runs on a loop, `stop()` may come from any thread."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        heart: Callable[[WorkerSettings], Heart],
+        loop: Callable[[WorkerSettings, UUID], Loop],
+        row: dict[str, Any],
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
+        if settings.processes != 1:
+            raise ConfigurationError("processes must be 1 for a worker inside an application; use `pgqueue worker`")
+        self.settings = settings
+        self._make_heart = heart
+        self._make_loop = loop
+        self._row = row
+        self._new_id = new_id
+        self._stop = threading.Event()
+        self._ring: Callable[[], object] = lambda: None
+
+    def run(self) -> None:
+        """Works until `stop()`, SIGTERM or SIGINT (in the main thread), or, draining, until nothing is left to run.
+
+        Raises SchemaError or psycopg.OperationalError when the database cannot be used at the start; later it waits.
+        """
+        asyncio.run(self._run(signals=threading.current_thread() is threading.main_thread()))
+
+    async def run_async(self) -> None:
+        """`run` on the running event loop; leaves signals to the application."""
+        await self._run(signals=False)
+
+    def stop(self) -> None:
+        """Claims no more; `run` returns when the running jobs have ended, or the grace period has."""
+        self._stop.set()
+        self._ring()
+
+    async def _run(self, *, signals: bool) -> None:
+        self._stop.clear()
+        running = asyncio.get_running_loop()
+        heart = await asyncio.to_thread(self._make_heart, self.settings)
+        heart.start()
+        if signals:
+            for one in (signal.SIGTERM, signal.SIGINT):
+                running.add_signal_handler(one, self.stop)
+        try:
+            while True:
+                worker_id = self._new_id()
+                registered = asyncio.Event()
+                heart.register(
+                    worker_id,
+                    partial(running.call_soon_threadsafe, registered.set),
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    queues=self.settings.queues,
+                    concurrency=self.settings.concurrency,
+                    **self._row,
+                )
+                await registered.wait()
+                loop = self._make_loop(self.settings, worker_id)
+                self._ring = partial(running.call_soon_threadsafe, loop.stop)
+                if self._stop.is_set():
+                    loop.stop()
+                lapsed = await self._work(loop, heart, worker_id)
+                heart.forget(worker_id)
+                heart.send(partial(rescue.bury, heart.sql, [worker_id], "the worker stopped", crashed=False))
+                if not lapsed:
+                    return
+        finally:
+            self._ring = lambda: None
+            if signals:
+                for one in (signal.SIGTERM, signal.SIGINT):
+                    running.remove_signal_handler(one)
+            await asyncio.to_thread(heart.end, 5.0)
+
+    async def _work(self, loop: Loop, heart: Heart, worker_id: UUID) -> bool:
+        """Runs the loop; True when its lease ended under it and its attempts were interrupted."""
+        work = asyncio.create_task(loop.run())
+        while not work.done():
+            await asyncio.wait((work,), timeout=min(0.2, self.settings.lease / 10))
+            margin = 0.2 * self.settings.lease
+            if worker_id in heart.lost or time.monotonic() > heart.deadline(worker_id) - margin:
+                log.error("the lease could not be renewed: interrupting what runs", extra={"event": "lease_lost"})
+                loop.abandon()
+                await work
+                return True
+        await work
+        return False

@@ -1,0 +1,362 @@
+"""The small process above the ones that work: starts children, beats for them, sees them die, stops them.
+
+It runs no job and imports no application, so nothing a job does can harm it. It beats for a child only while the
+operating system says that the child is neither dead nor stopped. A child that died is buried at once (its jobs go back
+to their queues, its row is removed) and replaced; a child whose lease could not be renewed in time is killed before
+anybody else may take its jobs.
+
+    child -> supervisor   {"hello": {conninfo, schema, tasks, version}}
+    supervisor -> child   {"start": {...}} · {"work": {worker_id}} · {"stop": {}} · {"rescued": [...]}
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from pgqueue.db import Rescued
+from pgqueue.maintenance import rescue
+from pgqueue.settings import WorkerSettings
+from pgqueue.sql import statements
+from pgqueue.worker.heartbeat import Heart
+
+log = logging.getLogger("pgqueue")
+
+EXIT_STUCK = 1  # jobs did not end within the grace period
+EXIT_USAGE = 2
+EXIT_DATABASE = 3
+EXIT_BROKEN = 70  # a child's own failure, not its jobs': they are not charged a crash
+
+_TICK = 0.2  # seconds between looks at leases and clocks; signals, messages and deaths are seen at once
+_KILL_AFTER = 5.0  # seconds a child gets beyond its grace period
+_LAST_ERRANDS = 5.0  # seconds for the database to hear that we are gone
+_MARGIN = 0.2  # of a lease: so much before its end a child is killed that could not be renewed
+_YOUNG = 30.0  # seconds; a child that dies younger is replaced more and more slowly
+
+
+@dataclass(eq=False)
+class Child:
+    """One process that works."""
+
+    process: subprocess.Popen[bytes]
+    channel: socket.socket
+    worker_id: UUID
+    born: float
+    said_hello: bool = False
+    working: bool = False
+    stopped: bool = False  # by SIGSTOP, say the operating system
+    killed: str | None = None  # why we killed it ourselves
+    unread: bytearray = field(default_factory=bytearray)
+
+    def send(self, **message: Any) -> None:
+        try:
+            self.channel.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            pass  # it is dying; the operating system will tell
+
+
+class Supervisor:
+    """Keeps `processes` children at work. `command` starts one; the number of its channel's descriptor is appended."""
+
+    def __init__(
+        self,
+        command: list[str],
+        settings: WorkerSettings,
+        start: Mapping[str, Any],
+        *,
+        check: Callable[[Heart], None],
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
+        self._command = command
+        self._settings = settings
+        self._start_message = dict(start)
+        self._check = check
+        self._new_id = new_id
+        self._children: list[Child] = []
+        self._heart: Heart | None = None
+        self._selector = selectors.DefaultSelector()
+        self._signals = 0
+        self._stop_by: float | None = None
+        self._deaths = 0
+        self._respawn_at = 0.0
+        self._missing = settings.processes
+        self._exit_code = 0
+        self._rescued: list[Rescued] = []
+
+    def run(self) -> int:
+        """Works until a signal, or, draining, until the children are done; the exit code."""
+        waker, wakee = socket.socketpair()
+        waker.setblocking(False)
+        wakee.setblocking(False)
+        self._selector.register(wakee, selectors.EVENT_READ)
+        previous_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        previous = {one: signal.signal(one, self._on_signal) for one in (signal.SIGTERM, signal.SIGINT)}
+        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        try:
+            while self._children or self._missing:
+                self._spawn_missing()
+                for key, _ in self._selector.select(_TICK):
+                    if key.fileobj is wakee:
+                        wakee.recv(4096)
+                    else:
+                        self._read(key.data)
+                self._reap()
+                self._watch_leases()
+                self._pass_on_rescued()
+                self._watch_stop()
+        finally:
+            for child in self._children:
+                child.process.kill()
+            if self._heart is not None and not self._heart.end(_LAST_ERRANDS):
+                log.error("the database is away: jobs that were running will be rescued when their lease ends")
+                self._exit_code = self._exit_code or EXIT_STUCK
+            for one, handler in previous.items():
+                signal.signal(one, handler)
+            signal.set_wakeup_fd(previous_fd)
+            self._selector.close()
+            waker.close()
+            wakee.close()
+        return self._exit_code
+
+    # -- signals -------------------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            name, grace = signal.Signals(number).name, self._settings.grace
+            log.info("%s: claiming no more, waiting up to %g s for running jobs", name, grace)
+            self._stop()
+        elif self._signals == 2:
+            log.warning("%s again: stopping at once", signal.Signals(number).name)
+            self._exit_code = self._exit_code or EXIT_STUCK
+            for child in self._children:
+                self._kill(child, "told to stop at once")
+
+    def _stop(self) -> None:
+        self._missing = 0
+        self._stop_by = time.monotonic() + self._settings.grace + _KILL_AFTER
+        if self._heart is not None:
+            self._heart.stopping = True
+        for child in self._children:
+            if child.working:
+                child.send(stop={})
+            else:
+                self._kill(child, "stopped before it worked")
+
+    def _watch_stop(self) -> None:
+        if self._stop_by is not None and time.monotonic() > self._stop_by:
+            for child in self._children:
+                if child.killed is None:
+                    log.error("worker process %d did not stop in time: killed", child.process.pid)
+                    self._exit_code = self._exit_code or EXIT_STUCK
+                    self._kill(child, "did not stop in time")
+
+    # -- children ------------------------------------------------------------------------------------------------------
+
+    def _spawn_missing(self) -> None:
+        while self._missing and time.monotonic() >= self._respawn_at:
+            self._missing -= 1
+            self._spawn()
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+                [*self._command, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C is for us to pass on
+            )
+        except OSError as error:
+            # Out of processes or memory: the ones that live go on, and we try again.
+            ours.close()
+            log.error("cannot start a worker process: %s", error.strerror)
+            self._missing += 1
+            self._respawn_at = time.monotonic() + 5.0
+            return
+        finally:
+            theirs.close()
+        child = Child(process, ours, self._new_id(), time.monotonic())
+        self._children.append(child)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+        child.send(start=self._start_message)
+
+    def _read(self, child: Child) -> None:
+        try:
+            data = child.channel.recv(65_536)
+        except OSError:
+            data = b""
+        if not data:
+            self._forget_channel(child)
+            return
+        child.unread += data
+        while (end := child.unread.find(b"\n")) >= 0:
+            message = json.loads(child.unread[:end])
+            del child.unread[: end + 1]
+            if "hello" in message:
+                self._welcome(child, message["hello"])
+
+    def _welcome(self, child: Child, hello: dict[str, Any]) -> None:
+        """The child has its application: give it a row, then work."""
+        child.said_hello = True
+        if self._heart is None:
+            heart = Heart(hello["conninfo"], statements(hello["schema"]), self._settings.lease)
+            self._check(heart)  # at start an unusable database is an error; later we wait for it
+            heart.start()
+            self._heart = heart
+        if self._stop_by is not None:
+            return
+
+        def work() -> None:  # in the heart's thread
+            child.working = True
+            child.send(work={"worker_id": str(child.worker_id)})
+
+        self._heart.register(
+            child.worker_id,
+            work,
+            host=socket.gethostname(),
+            pid=child.process.pid,
+            queues=self._settings.queues,
+            tasks=hello["tasks"],
+            concurrency=self._settings.concurrency,
+            version=hello["version"],
+        )
+
+    def _forget_channel(self, child: Child) -> None:
+        if child.channel.fileno() >= 0:
+            self._selector.unregister(child.channel)
+            child.channel.close()
+
+    def _reap(self) -> None:
+        """Hears from the operating system who died, stopped or went on. As pid 1 this also reaps orphans."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = next((one for one in self._children if one.process.pid == pid), None)
+            if child is None:
+                continue
+            if os.WIFSTOPPED(status):
+                child.stopped = True
+                log.warning("worker process %d is stopped: no heartbeat for it", pid, extra={"event": "child_stopped"})
+                self._rest(child)
+            elif os.WIFCONTINUED(status):
+                child.stopped = False
+                if self._heart is not None and child.killed is None:
+                    self._heart.resume(child.worker_id)
+            else:
+                child.process.returncode = os.waitstatus_to_exitcode(status)
+                self._died(child, child.process.returncode)
+
+    def _rest(self, child: Child) -> None:
+        if self._heart is not None:
+            self._heart.rest(child.worker_id)
+
+    def _died(self, child: Child, code: int) -> None:
+        self._children.remove(child)
+        self._forget_channel(child)
+        expected = self._stop_by is not None or (self._settings.drain and code in (0, EXIT_STUCK))
+        if not child.said_hello and code in (EXIT_USAGE, EXIT_DATABASE) and self._heart is None:
+            self._exit_code = self._exit_code or code  # it has said on stderr what is wrong
+            self._stop()
+            return
+        if expected and code == EXIT_STUCK:
+            self._exit_code = self._exit_code or EXIT_STUCK
+        if self._heart is not None and child.said_hello:
+            crashed = child.killed is None and not expected and code != EXIT_BROKEN
+            self._bury(child, _death(code, child.killed), crashed=crashed)
+        if not expected:
+            self._replace(child, code)
+
+    def _bury(self, child: Child, why: str, *, crashed: bool) -> None:
+        heart = self._heart
+        assert heart is not None
+        heart.forget(child.worker_id)
+
+        def told(rescued: list[Rescued]) -> None:  # in the heart's thread
+            rescue.record(rescued)
+            self._rescued.extend(rescued)
+
+        heart.send(lambda: rescue.bury(heart.sql, [child.worker_id], why, crashed=crashed), told)
+
+    def _replace(self, child: Child, code: int) -> None:
+        young = time.monotonic() - child.born < _YOUNG
+        self._deaths = self._deaths + 1 if young else 1
+        delay = 0.0 if self._deaths <= 1 else min(30.0, 0.5 * 2.0 ** (self._deaths - 2))
+        log.error(
+            "worker process %d: %s; starting another%s",
+            child.process.pid,
+            _death(code, child.killed),
+            f" in {delay:g} s" if delay else "",
+            extra={"event": "child_died"},
+        )
+        self._missing += 1
+        self._respawn_at = time.monotonic() + delay
+
+    def _kill(self, child: Child, why: str) -> None:
+        if child.killed is None:
+            child.killed = why
+        child.process.kill()
+
+    # -- leases --------------------------------------------------------------------------------------------------------
+
+    def _watch_leases(self) -> None:
+        heart = self._heart
+        if heart is None:
+            return
+        while heart.lost:
+            gone = heart.lost.popleft()
+            for child in self._children:
+                if child.worker_id == gone:
+                    pid = child.process.pid
+                    log.error("worker process %d lost its lease: killed", pid, extra={"event": "lease_lost"})
+                    self._kill(child, "its lease was lost")
+        margin = _MARGIN * self._settings.lease
+        for child in self._children:
+            if child.killed is None and time.monotonic() > heart.deadline(child.worker_id) - margin:
+                log.error(
+                    "worker process %d: its lease could not be renewed: killed before others take its jobs",
+                    child.process.pid,
+                    extra={"event": "lease_lost"},
+                )
+                self._kill(child, "its lease could not be renewed")
+
+    def _pass_on_rescued(self) -> None:
+        """A supervisor has no application: a child calls the handlers of what was rescued."""
+        worker = next((child for child in self._children if child.working), None)
+        if self._rescued and worker is not None:
+            rescued, self._rescued = self._rescued, []
+            worker.send(rescued=[asdict(job) for job in rescued])
+
+
+def _death(code: int, killed: str | None) -> str:
+    """`its process was killed by SIGKILL`, `its process exited with code 3`."""
+    if killed is not None:
+        return f"the worker process was killed by its supervisor: {killed}"
+    if code < 0:
+        try:
+            return f"the worker process was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"the worker process was killed by signal {-code}"
+    return f"the worker process exited with code {code}"
+
+
+def die_with_parent() -> None:
+    """Linux: SIGKILL when the parent is gone, even while a job holds the GIL. Elsewhere the closed channel must do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
