@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -24,9 +25,12 @@ from pgqueue.events import Event, Events
 from pgqueue.job import DeadReason, State
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.retry import RetryPolicy, StoredRetryPolicy
+from pgqueue.settings import PARTITIONS_AHEAD
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.run import Failed, Interrupted, Outcome, Steered, Succeeded, Unreadable, clean
+
+KEEP = 10 * 366 * 86_400.0  # seconds; a retention that empties nothing
 
 log = logging.getLogger("pgqueue")
 
@@ -157,7 +161,7 @@ class Settler:
                 self._empty.set()
 
     async def _write(self, batch: list[Settlement], write: Write) -> None:
-        tries = 0
+        tries, looked_for_partitions = 0, False
         while True:
             try:
                 done = await self._link.perform(write(self._sql, self._worker_id, batch))
@@ -166,6 +170,13 @@ class Settler:
             except INFRASTRUCTURE as error:
                 tries += 1
                 await self._link.pause(tries, error)
+            except psycopg.errors.CheckViolation as error:
+                # No partition for today: every worker was away for a week, and the first chore is not done yet.
+                if looked_for_partitions:
+                    await self._one_by_one(batch, write, error)
+                    return
+                looked_for_partitions = True
+                await self._link.insist(partial(db.prune, self._sql, PARTITIONS_AHEAD, KEEP))
             except psycopg.Error as error:
                 await self._one_by_one(batch, write, error)
                 return

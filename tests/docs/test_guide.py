@@ -1,0 +1,48 @@
+"""The examples of docs/guide.md run one after the other in one module; the queries of docs/sql.md run as they stand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import psycopg
+import pytest
+
+from tests.docs.test_readme import BLOCK, ROOT
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in BLOCK.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+def test_the_examples_of_the_guide_run(pgqueue_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGQUEUE_DATABASE_URL", pgqueue_database)
+    examples = blocks(ROOT / "docs" / "guide.md", "python")
+    assert len(examples) >= 4
+    module = ModuleType("guide")
+    monkeypatch.setitem(sys.modules, "guide", module)
+    try:
+        for number, text in enumerate(examples):
+            exec(compile(text, f"docs/guide.md, example {number + 1}", "exec"), module.__dict__)
+    finally:
+        module.app.close()
+
+
+def test_the_queries_of_the_sql_page_run(pgqueue_database: str) -> None:
+    queries = "".join(blocks(ROOT / "docs" / "sql.md", "sql")).split(";")
+    with psycopg.connect(pgqueue_database) as connection:
+        for query in filter(str.strip, queries):
+            connection.execute(query)
+    assert len(queries) > 6
+
+
+def test_every_column_of_the_public_tables_and_views_is_documented(pgqueue_database: str) -> None:
+    page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
+    with psycopg.connect(pgqueue_database) as connection:
+        found = connection.execute(
+            "SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'pgqueue'"
+            " AND table_name IN ('jobs', 'finished_jobs', 'dead_jobs', 'job_errors', 'workers', 'queues', 'queue_stats')"
+        ).fetchall()
+    assert found
+    assert [name for (name,) in found if name not in page] == []
