@@ -21,9 +21,11 @@ options = {
 
 
 def offline() -> None:
-    context.configure(dialect_name="postgresql", literal_binds=True, as_sql=True, **options)
+    # paramstyle: otherwise a % in the schema's name would be doubled, as for a driver.
+    named = {"paramstyle": "named"}
+    context.configure(dialect_name="postgresql", dialect_opts=named, literal_binds=True, as_sql=True, **options)
     with context.begin_transaction():
-        context.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted};")
+        context.get_context().impl.static_output(f"CREATE SCHEMA IF NOT EXISTS {quoted};\n")
         context.run_migrations()
 
 

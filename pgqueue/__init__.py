@@ -7,9 +7,11 @@ enqueue.py     the application's side: a job inside the caller's own transaction
 drivers.py     runs a statement on whatever connection the application hands over
 db.py, sql/    every statement: db.py runs them, one function each; sql/ holds them, one file each
 worker/        claim, run, settle, in that order; supervisor.py keeps the processes that do it
+context.py     what a running job sees of itself; events.py: who is told what became of it
+link.py        a worker's connection, which comes back; counts.py: what it counted; logs.py: its lines
 maintenance/   chores any worker may do, safe to do twice: rescue, expire, prune
 monitor.py     the operator's eyes
-control.py     the operator's hands: redrive, purge, cancel, pause
+control.py     the operator's hands: redrive, purge, cancel
 job.py, retry.py, settings.py, errors.py, schema.py   the ground all of them stand on
 cli/           the commands; migrate.py the migrations; embedded.py a PostgreSQL from a wheel; testing.py fixtures
 """

@@ -121,7 +121,7 @@ def to_json(value: Any, root: str, limit: int) -> str:
     """`value` as JSON text of at most `limit` bytes. Raises ArgsNotJSON naming the place below `root`."""
     _check(value, root, 0)
     try:
-        encoded = msgspec.json.encode(value)
+        encoded = msgspec.json.encode(value, enc_hook=_plain)
     except Exception as error:
         raise ArgsNotJSON(f"{root} cannot be stored as JSON: {type(error).__name__}") from None
     if len(encoded) > limit:
@@ -163,7 +163,7 @@ def _check(value: Any, path: str, depth: int) -> None:
         raise ArgsNotJSON(f"{path[:200]} is nested more than {MAX_DEPTH} deep")
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(key, bool) or not isinstance(key, str | int):
+            if not isinstance(key, str) and type(key) is not int:
                 raise ArgsNotJSON(f"{path} has a key of type {_kind(key)}; JSON keys are text")
             if isinstance(key, str):
                 _check_text(key, f"a key of {path}")
@@ -193,6 +193,19 @@ def _check(value: Any, path: str, depth: int) -> None:
         )
 
 
+def _plain(value: Any) -> Any:
+    """What msgspec takes by exact type only: numpy's float64 is a float, markupsafe's Markup a str, all the same."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value).__name__)
+
+
 def _check_text(value: str, path: str) -> None:
     if "\0" in value:
         raise ArgsNotJSON(f"{path} contains a NUL character, which PostgreSQL cannot store")
@@ -209,5 +222,13 @@ def _kind(value: object) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """msgspec's message with `$.` read as `args.`; it names types and places, never values."""
-    return str(error).replace("`$.", "`args.").replace("`$[", "`args[").replace("`$`", "`args`")
+    """msgspec's message with `$.` read as `args.`: types and places. Values are cut out of it: the one that an enum
+    does not have, and whatever a class of the task's own said when it refused to be made."""
+    what, at, place = str(error).rpartition(" - at ")
+    if not at:
+        what, place = place, ""
+    if error.__cause__ is not None:
+        what = type(error.__cause__).__name__
+    elif what.startswith("Invalid enum value"):
+        what = "Invalid enum value"
+    return what + at + place.replace("`$.", "`args.").replace("`$[", "`args[").replace("`$`", "`args`")

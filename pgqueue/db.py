@@ -384,6 +384,11 @@ def left_to_run(sql: Statements, tasks: Sequence[str], queues: Sequence[str] | N
     return rows[0][0], rows[0][1]
 
 
+def queue_depth(sql: Statements) -> Steps[Rows]:
+    """(queue, queued, scheduled, running, blocked, dead, age of the oldest due job in seconds) for each queue."""
+    return (yield Call(sql["queue_depth"]))
+
+
 def schema_version(sql: Statements) -> Steps[str | None]:
     """The migration the schema stands at; None when it was migrated away."""
     rows = yield Call(sql["schema_version"])

@@ -15,8 +15,9 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection as SAAsyncConnection
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pgqueue.errors import UnusableConnection
@@ -51,14 +52,20 @@ def is_async(connection: object) -> bool:
 
 def perform(connection: SyncConnection, steps: Steps[T]) -> T:
     """Runs the steps on a sync connection, in whatever transaction it is in."""
-    raw = _driver(connection)
+    try:
+        raw = _driver(connection)
+    except InvalidRequestError as error:
+        raise _refused(error) from error
     _check(raw)
     return perform_raw(raw, steps)
 
 
 async def perform_async(connection: AsyncConnection, steps: Steps[T]) -> T:
     """Runs the steps on an async connection, in whatever transaction it is in."""
-    raw = await _driver_async(connection)
+    try:
+        raw = await _driver_async(connection)
+    except InvalidRequestError as error:
+        raise _refused(error) from error
     _check(raw)
     return await perform_raw_async(raw, steps)
 
@@ -76,7 +83,7 @@ def perform_raw(raw: psycopg.Connection[Any], steps: Steps[T]) -> T:
         call = next(steps)
         while True:
             try:
-                with raw.cursor(row_factory=tuple_row) as cursor:
+                with psycopg.Cursor(raw, row_factory=tuple_row) as cursor:  # not raw.cursor(): that is the application's
                     cursor.execute(call.text, call.params)
                     rows = cursor.fetchall() if cursor.description else []
             except Exception as error:
@@ -93,7 +100,7 @@ async def perform_raw_async(raw: psycopg.AsyncConnection[Any], steps: Steps[T]) 
         call = next(steps)
         while True:
             try:
-                async with raw.cursor(row_factory=tuple_row) as cursor:
+                async with psycopg.AsyncCursor(raw, row_factory=tuple_row) as cursor:
                     await cursor.execute(call.text, call.params)
                     rows = await cursor.fetchall() if cursor.description else []
             except Exception as error:
@@ -153,9 +160,17 @@ def _check(raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
         raise UnusableConnection("the transaction is aborted by an earlier error: roll it back first")
 
 
+def _refused(error: InvalidRequestError) -> UnusableConnection:
+    """Its own message may quote the statement and parameters that failed before: it stays in the cause."""
+    return UnusableConnection(
+        f"SQLAlchemy takes no statement on this connection now ({type(error).__name__}): "
+        "begin or roll back its transaction first, or open another"
+    )
+
+
 def _not_a_connection(given: object) -> str:
     kind = f"{type(given).__module__}.{type(given).__qualname__}"
-    if isinstance(given, sa.Engine | AsyncEngine | sessionmaker):
+    if isinstance(given, sa.Engine | AsyncEngine | sessionmaker | async_sessionmaker):
         return f"{kind} is no connection: pass a Session or Connection, so that the job joins its transaction"
     return (
         f"{kind} is not a connection pgqueue knows: pass an SQLAlchemy Session, AsyncSession, Connection or "

@@ -35,7 +35,8 @@ class TextFormatter(logging.Formatter):
         parts = [_time(record), f"{record.levelname:<7}", one_line(record.getMessage())]
         parts += [f"{name}={one_line(str(value))}" for name, value in _fields(record).items() if name != "event"]
         if record.exc_info:
-            parts.append("\n" + self.formatException(record.exc_info))
+            lines = self.formatException(record.exc_info).split("\n")
+            parts.append("\n" + "\n".join(one_line(line) for line in lines))
         return " ".join(parts)
 
 

@@ -6,6 +6,7 @@ Safe to run twice and from several machines at once: one transaction, one of the
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,7 @@ from pgqueue.settings import DEFAULT_SCHEMA, conninfo_from_url, schema_name
 from pgqueue.sql import statements
 
 LOCK_WAIT = 60_000  # ms that a migration waits for another one to end
+_ALEMBIC = threading.Lock()  # its context and op are globals of the process
 
 
 def upgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> None:
@@ -121,7 +123,8 @@ def _connected(url: str) -> Iterator[sa.Connection]:
 def _run(action: object) -> None:
     assert callable(action)
     try:
-        action()
+        with _ALEMBIC:
+            action()
     except CommandError as error:
         raise SchemaError(f"the migration cannot be run: {error}") from None
     except sa.exc.DBAPIError as error:

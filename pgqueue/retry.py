@@ -51,8 +51,7 @@ class RetryPolicy:
 
         SystemExit and its like count as Exception: a job that calls sys.exit() has failed like any other.
         """
-        wanted = isinstance(error, self.on) or (Exception in self.on and not isinstance(error, Exception))
-        return wanted and not isinstance(error, self.never)
+        return self._names(error, self.on) and not self._names(error, self.never)
 
     def delay_after(self, attempt: int, error: BaseException, uniform: Callable[[], float]) -> float | None:
         """Seconds until the next try, or None when `backoff` gives up. attempt: 1 after the first failure.
@@ -66,13 +65,17 @@ class RetryPolicy:
             try:
                 own = self.backoff(attempt, error)
                 return None if own is None else seconds("retry.backoff", own)
-            except Exception:  # noqa: S110  a bug in a backoff function must not cost the job: the formula decides
+            except BaseException:  # noqa: S110  a bug in a backoff function must not cost the job: the formula decides
                 pass
         try:
             delay = min(self.max_delay, self.delay * math.pow(self.factor, attempt - 1))
         except OverflowError:
             delay = self.max_delay if self.delay else 0.0
         return delay * (1.0 + self.jitter * uniform())
+
+    @staticmethod
+    def _names(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+        return isinstance(error, kinds) or (Exception in kinds and not isinstance(error, Exception))
 
     def to_json(self) -> dict[str, Any]:
         """The policy as a row stores it, for `options(retry=...)`: exceptions by their full name."""

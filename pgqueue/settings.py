@@ -57,6 +57,9 @@ class WorkerSettings:
     listen_url: str | None = field(
         default=None, metadata={"help": "A direct URL for LISTEN, when the database URL goes through a pooler."}
     )
+    metrics_port: int | None = field(
+        default=None, metadata={"help": "Serve /metrics and /health on this port of 127.0.0.1; 0 chooses one."}
+    )
     drain: bool = field(default=False, metadata={"help": "Exit when nothing is left to run."})
 
     def __post_init__(self) -> None:
@@ -73,6 +76,9 @@ class WorkerSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not lower <= value <= upper:
                 raise ConfigurationError(f"{name} must be between {lower:g} and {upper:g} seconds, not {value!r}")
+        port = self.metrics_port
+        if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536):
+            raise ConfigurationError(f"metrics_port must be a port number below 65536, not {port!r}")
         if self.queues is not None and not self.queues:
             raise ConfigurationError("queues must name at least one queue; leave it out to serve all")
 
@@ -87,6 +93,7 @@ class WorkerSettings:
 
 # -- the database -------------------------------------------------------------------------------------------------
 
+_LOOKS = "it must look like postgresql://user:password@host:5432/dbname, with % @ : / in a password percent-encoded"
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg")
 
 
@@ -110,13 +117,17 @@ def conninfo_from_url(url: str) -> str:
     if separator:
         if scheme not in _SCHEMES:
             raise ConfigurationError(f"the database URL starts with {_word(scheme)}://; it must be postgresql://")
+        if _stray_at(rest):
+            raise ConfigurationError(f"the database URL is malformed: {_LOOKS}")
         url = f"postgresql://{rest}"
     elif "=" not in url:
         raise ConfigurationError("the database URL is malformed: it must look like postgresql://user@host/dbname")
     try:
         known = conninfo.conninfo_to_dict(url)
-    except psycopg.Error as error:
+    except (psycopg.Error, UnicodeError) as error:
         raise ConfigurationError(f"the database URL is malformed: {_reason(str(error))}") from None
+    if "\0" in url:  # where libpq stops reading
+        raise ConfigurationError("the database URL is malformed: it contains a NUL character")
     port = known.get("port")
     for one in str(port).split(",") if port else ():
         if one and not (one.isdecimal() and 0 < int(one) < 65_536):
@@ -139,6 +150,10 @@ def scrub(text: str, url: str) -> str:
     """`text` without any password that `url` holds, in whatever encoding it may appear there."""
     found: set[str] = set()
     try:
+        found.add(str(conninfo.conninfo_to_dict(conninfo_from_url(url)).get("password") or ""))
+    except ConfigurationError:
+        pass
+    try:
         split = urlsplit(url)
         query = [value for name, value in parse_qsl(split.query) if "password" in name]
         found.update(secret for secret in (split.password, *query) if secret)
@@ -147,7 +162,7 @@ def scrub(text: str, url: str) -> str:
     if "@" in url and "://" in url:  # also when urlsplit sees no password in a malformed one
         login = url.split("://", 1)[1].rsplit("@", 1)[0]
         found.update(part for part in login.split(":", 1)[1:] if part)
-    for secret in sorted(found | {unquote(one) for one in found}, key=len, reverse=True):
+    for secret in sorted((found | {unquote(one) for one in found}) - {""}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
@@ -155,9 +170,13 @@ def scrub(text: str, url: str) -> str:
 def schema_name(name: str) -> str:
     """`name` as given, if it can be a schema: 1 to 40 bytes, no NUL. It is always quoted, so any character will do."""
     if not isinstance(name, str) or not name or "\0" in name:
-        raise ConfigurationError("schema must be a name of 1 to 40 bytes")
-    if len(name.encode(errors="replace")) > MAX_SCHEMA_BYTES:
-        raise ConfigurationError(f"schema must be at most {MAX_SCHEMA_BYTES} bytes long, not {len(name.encode())}")
+        raise ConfigurationError(f"schema must be a name of 1 to {MAX_SCHEMA_BYTES} bytes")
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise ConfigurationError("schema contains a lone surrogate, which is not valid text") from None
+    if length > MAX_SCHEMA_BYTES:
+        raise ConfigurationError(f"schema must be at most {MAX_SCHEMA_BYTES} bytes long, not {length}")
     if name.startswith("pg_"):
         raise ConfigurationError("schema must not start with pg_: PostgreSQL keeps those names to itself")
     return name
@@ -180,4 +199,13 @@ def _reason(message: str) -> str:
     for known in ("invalid percent-encoded token", "invalid port number", "invalid connection option", "missing"):
         if known in message:
             return known
-    return "it must look like postgresql://user:password@host:5432/dbname, with % @ : / in a password percent-encoded"
+    return _LOOKS
+
+
+def _stray_at(rest: str) -> bool:
+    """Whether there is a bare @ beyond the one before the host: libpq would take half of a password for the name of the
+    host or of the database, and those are shown."""
+    user, _, tail = rest.partition("@")
+    if "/" in user:
+        return bool(tail) and "?" not in user
+    return "@" in tail.partition("?")[0]

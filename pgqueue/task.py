@@ -59,7 +59,7 @@ class Task(Generic[P, R]):
         self._options = options
         functools.update_wrapper(self, function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function here and now; nothing is enqueued."""
         return self.function(*args, **kwargs)
 
@@ -98,15 +98,15 @@ class Task(Generic[P, R]):
         new = self._jobs(calls)
         return enqueueing.enqueue_many(self._home.statements, connection, new)
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Enqueues one call in a short transaction of its own, on the app's connection; committed on return."""
         return self._home.enqueue_alone(self.job(*args, **kwargs))
 
-    async def delay_async(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    async def delay_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """`delay` for the running event loop."""
         return await self._home.enqueue_alone_async(self.job(*args, **kwargs))
 
-    def job(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
+    def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """One call that is not enqueued yet, for `app.enqueue_many`. Raises EnqueueError."""
         return NewJob(self.name, self.signature.encode(args, kwargs), self._options)
 

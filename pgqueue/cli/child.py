@@ -54,7 +54,7 @@ def main(descriptor: int) -> NoReturn:
     channel.sendall(json.dumps({"hello": hello}).encode() + b"\n")
     worker_id = UUID(next(messages)["work"]["worker_id"])
     try:
-        code = _new_loop()(_work(app, settings, worker_id, conninfo, messages))
+        code = _new_loop()(_work(app, settings, worker_id, conninfo, channel, messages))
     except BaseException:
         log.exception("the worker broke", extra={"event": "worker_broken", "worker_id": str(worker_id)})
         _exit(EXIT_BROKEN)
@@ -62,7 +62,12 @@ def main(descriptor: int) -> NoReturn:
 
 
 async def _work(
-    app: PgQueue, settings: WorkerSettings, worker_id: UUID, conninfo: str, messages: Iterator[dict[str, Any]]
+    app: PgQueue,
+    settings: WorkerSettings,
+    worker_id: UUID,
+    conninfo: str,
+    channel: socket.socket,
+    messages: Iterator[dict[str, Any]],
 ) -> int:
     loop = app.loop(settings, worker_id, conninfo)
     listener = threading.Thread(
@@ -76,10 +81,26 @@ async def _work(
         settings.concurrency,
         extra={"event": "worker_started", "worker_id": str(worker_id)},
     )
+    reporter = asyncio.create_task(_report(loop, channel))
     await loop.run()
+    reporter.cancel()
+    _hand_over(loop, channel)
     if settings.drain and not loop.stopped:
         log.info("drained; %d jobs are scheduled for later", loop.left_for_later, extra={"event": "drained"})
     return EXIT_STUCK if loop.stuck else 0
+
+
+async def _report(loop: Loop, channel: socket.socket) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        _hand_over(loop, channel)
+
+
+def _hand_over(loop: Loop, channel: socket.socket) -> None:
+    """Tells the supervisor what was counted; it sums up over its children, also over those that die later."""
+    taken = loop.take_counts()
+    if taken.run or taken.claims_lost:
+        channel.sendall(json.dumps({"counts": taken.to_json()}).encode() + b"\n")
 
 
 def _obey(messages: Iterator[dict[str, Any]], loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:

@@ -43,6 +43,7 @@ def _option(name: str, kind: Any, **more: Any) -> Callable[[F], F]:
 @_option("poll_interval", float)
 @_option("sweep_interval", float)
 @_option("listen_url", str, metavar="URL")
+@_option("metrics_port", int, metavar="PORT")
 @click.option("--drain", is_flag=True, envvar="PGQUEUE_DRAIN", help="Exit when nothing is left to run; see below.")
 @click.option(
     "--log-level",

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
+from itertools import count
 
 from psycopg import sql as psycopg_sql
 
@@ -75,8 +76,14 @@ def quote(schema: str) -> str:
 def render(text: str, quoted_schema: str) -> str:
     """The statement as it is sent: no comment lines, the schema in its place."""
     lines = (line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--"))
-    text = "\n".join(lines).replace("{schema}", quoted_schema)
-    return text.replace("{schema_literal}", psycopg_sql.Literal(_unquoted(quoted_schema)).as_string(None))
+    # In one pass, so that nothing in a schema's name is read as one of these; and no name may end a function's body.
+    tag = next(tag for length in count() if (tag := f"${'q' * length}$") not in quoted_schema)
+    parts = {
+        "{schema}": quoted_schema,
+        "{schema_literal}": psycopg_sql.Literal(_unquoted(quoted_schema)).as_string(None),
+        "$$": tag,
+    }
+    return re.sub(r"\{schema\}|\{schema_literal\}|\$\$", lambda found: parts[found[0]], "\n".join(lines))
 
 
 def _unquoted(identifier: str) -> str:

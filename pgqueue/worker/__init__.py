@@ -8,5 +8,6 @@ settle.py       Outcome to complete, retry, dead letter …; and the writes, man
 wake.py         LISTEN, with polling as the safety net
 heartbeat.py    leases: registered, renewed, given up
 supervisor.py   the small process above the ones that work
+probe.py        /metrics and /health, for Prometheus and for whoever restarts workers
 solo.py         a worker inside the application's own process
 """

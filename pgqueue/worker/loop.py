@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from pgqueue import db
+from pgqueue.counts import Counts
 from pgqueue.events import Event, Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.settings import WorkerSettings
@@ -86,6 +87,11 @@ class Loop:
         """Claims no more; run() returns when what runs has ended, or the grace period has."""
         self._stopping.set()
         self._wake.ring()
+
+    def take_counts(self) -> Counts:
+        """What was counted since the last time this was asked."""
+        taken, self._settler.counts = self._settler.counts, Counts()
+        return taken
 
     def abandon(self) -> None:
         """The lease has ended: interrupts what runs, at once; nothing is settled that others may have taken."""

@@ -19,6 +19,7 @@ import psycopg
 
 from pgqueue import db
 from pgqueue.arguments import result_json
+from pgqueue.counts import Counts
 from pgqueue.drivers import Steps
 from pgqueue.errors import Cancel, DeadLetter, RetryLater, Snooze
 from pgqueue.events import Event, Events
@@ -124,6 +125,7 @@ class Settler:
         self._link = link
         self._worker_id = worker_id
         self._events = events
+        self.counts = Counts()
         self._waiting: list[Settlement] = []
         self._writing: list[Settlement] = []
         self._arrived = asyncio.Event()
@@ -184,8 +186,10 @@ class Settler:
                 break
         for item in batch:
             if item.attempt.claim.id in done:
+                count(item, self.counts)
                 tell(item, self._events)
             else:
+                self.counts.claims_lost += 1
                 tell_lost(item.attempt, self._events)
 
     async def _done_before(self, missing: list[Settlement]) -> set[int]:
@@ -252,6 +256,21 @@ _WRITES: dict[type, Write] = {
     ToGiveBack: _give_back,
     ToCancelled: _cancel,
 }
+
+
+def count(item: Settlement, counts: Counts) -> None:
+    """Adds a written verdict to the counters."""
+    claim = item.attempt.claim
+    key = (claim.queue, claim.task)
+    counts.ended(key, wait=claim.started_at - claim.run_at, run=item.seconds)
+    match item.verdict:
+        case ToComplete():
+            counts.completed[key] += 1
+        case ToRetry():
+            counts.failed[key] += 1
+        case ToDead():
+            counts.failed[key] += 1
+            counts.dead_lettered[key] += 1
 
 
 def tell(item: Settlement, events: Events) -> None:

@@ -5,7 +5,7 @@ operating system says that the child is neither dead nor stopped. A child that d
 to their queues, its row is removed) and replaced; a child whose lease could not be renewed in time is killed before
 anybody else may take its jobs.
 
-    child -> supervisor   {"hello": {conninfo, schema, tasks, version}}
+    child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}}
     supervisor -> child   {"start": {...}} · {"work": {worker_id}} · {"stop": {}} · {"rescued": [...]}
 """
 
@@ -23,14 +23,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+from pgqueue.counts import Counts
 from pgqueue.db import Rescued
 from pgqueue.maintenance import rescue
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import statements
 from pgqueue.worker.heartbeat import Heart
+from pgqueue.worker.probe import Probe, ask_depth
 
 log = logging.getLogger("pgqueue")
 
@@ -94,6 +97,8 @@ class Supervisor:
         self._missing = settings.processes
         self._exit_code = 0
         self._rescued: list[Rescued] = []
+        self._counts = Counts()
+        self._probe: Probe | None = None
 
     def run(self) -> int:
         """Works until a signal, or, draining, until the children are done; the exit code."""
@@ -119,6 +124,8 @@ class Supervisor:
         finally:
             for child in self._children:
                 child.process.kill()
+            if self._probe is not None:
+                self._probe.close()
             if self._heart is not None and not self._heart.end(_LAST_ERRANDS):
                 log.error("the database is away: jobs that were running will be rescued when their lease ends")
                 self._exit_code = self._exit_code or EXIT_STUCK
@@ -207,6 +214,8 @@ class Supervisor:
             del child.unread[: end + 1]
             if "hello" in message:
                 self._welcome(child, message["hello"])
+            elif "counts" in message:
+                self._counts.add(message["counts"])
 
     def _welcome(self, child: Child, hello: dict[str, Any]) -> None:
         """The child has its application: give it a row, then work."""
@@ -216,6 +225,10 @@ class Supervisor:
             self._check(heart)  # at start an unusable database is an error; later we wait for it
             heart.start()
             self._heart = heart
+            if self._settings.metrics_port is not None:
+                depth = partial(ask_depth, hello["conninfo"], heart.sql)
+                self._probe = Probe(self._settings.metrics_port, self._counts, self._ready, depth)
+                log.info("metrics and health on http://127.0.0.1:%d", self._probe.port, extra={"event": "probe"})
         if self._stop_by is not None:
             return
 
@@ -335,6 +348,17 @@ class Supervisor:
                     extra={"event": "lease_lost"},
                 )
                 self._kill(child, "its lease could not be renewed")
+
+    def _ready(self) -> bool:
+        """Every child works and holds its lease; nobody has told us to stop. Asked in the probe's threads."""
+        heart, now = self._heart, time.monotonic()
+        children = list(self._children)
+        return (
+            heart is not None
+            and self._stop_by is None
+            and len(children) == self._settings.processes
+            and all(child.working and not child.stopped and now < heart.deadline(child.worker_id) for child in children)
+        )
 
     def _pass_on_rescued(self) -> None:
         """A supervisor has no application: a child calls the handlers of what was rescued."""

@@ -42,7 +42,8 @@ def test_every_column_of_the_public_tables_and_views_is_documented(pgqueue_datab
     with psycopg.connect(pgqueue_database) as connection:
         found = connection.execute(
             "SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'pgqueue'"
-            " AND table_name IN ('jobs', 'finished_jobs', 'dead_jobs', 'job_errors', 'workers', 'queues', 'queue_stats')"
+            " AND table_name IN ('jobs', 'finished_jobs', 'dead_jobs', 'job_errors', 'workers', 'queues',"
+            " 'queue_stats')"
         ).fetchall()
     assert found
     assert [name for (name,) in found if name not in page] == []

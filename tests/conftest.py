@@ -1,0 +1,40 @@
+"""What every test may ask for: an app on a database of its own, a connection to look with, a worker to drain it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import PgQueue
+
+pytest_plugins = ["pgqueue.testing"]
+
+
+@pytest.fixture
+def app(pgqueue_database: str) -> Iterator[PgQueue]:
+    """An app without tasks on a fresh, migrated database."""
+    made = PgQueue(pgqueue_database)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def connection(pgqueue_database: str) -> Iterator[psycopg.Connection[Any]]:
+    """The test's own eyes: an autocommitting connection to the same database."""
+    with psycopg.connect(pgqueue_database, autocommit=True) as made:
+        yield made
+
+
+@pytest.fixture
+def drain(app: PgQueue) -> Callable[..., None]:
+    """Runs a worker in this process until nothing is left to run: `drain(concurrency=2)`."""
+
+    def run(**settings: Any) -> None:
+        fast = {"drain": True, "poll_interval": 0.05, "grace": 5.0, **settings}
+        asyncio.run(app.worker(**fast).run_async())
+
+    return run
