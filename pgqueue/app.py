@@ -214,8 +214,11 @@ class PgQueue:
     def worker(self, **settings: Any) -> Worker:
         """A worker for this process: `app.worker(queues=["email"], concurrency=20).run()`; see WorkerSettings.
 
-        Raises ConfigurationError for a setting that cannot work. `pgqueue worker` is the stronger way to run one.
+        Raises ConfigurationError for a setting that cannot work, InvalidTask for a task whose annotations cannot be
+        read. `pgqueue worker` is the stronger way to run one.
         """
+        for task in self.tasks.values():
+            task.signature.check()
         if isinstance(settings.get("queues"), list):
             settings["queues"] = tuple(settings["queues"])
         try:
@@ -240,7 +243,11 @@ class PgQueue:
 
     def _heart(self, settings: WorkerSettings) -> Heart:
         heart = Heart(self.conninfo, self.statements, settings.lease)
-        check(heart)
+        try:
+            check(heart)
+        except BaseException:
+            heart.close()
+            raise
         return heart
 
 

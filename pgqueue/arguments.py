@@ -87,8 +87,13 @@ class Signature:
     def _decoder(self) -> msgspec.json.Decoder[Any]:
         return msgspec.json.Decoder(self._model)
 
+    def check(self) -> None:
+        """Raises InvalidTask, a TypeError not to be taken for the call's, when the annotations cannot be read."""
+        _ = self._decoder
+
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """The call as JSON. Raises InvalidArguments (does not fit the signature) or ArgsNotJSON."""
+        """The call as JSON. Raises InvalidArguments (does not fit the signature), ArgsNotJSON or InvalidTask."""
+        self.check()
         try:
             bound = self._callable_signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -103,8 +108,9 @@ class Signature:
     def decode(self, text: str) -> dict[str, Any]:
         """The stored call as keyword arguments of the annotated types. An array is positional.
 
-        Raises BadRow, whatever the row holds; its message names the place and never the value.
+        Raises BadRow, whatever the row holds; its message names the place and never the value. InvalidTask: as check.
         """
+        self.check()
         try:
             if text.lstrip().startswith("["):
                 values = msgspec.json.decode(text)
@@ -138,12 +144,13 @@ def result_json(value: Any) -> str | None:
         return None
     try:
         return to_json(value, "result", MAX_RESULT_BYTES)
-    except ArgsNotJSON as error:
+    except BaseException as error:  # an object's own code runs while it is read, and may raise anything
+        why = str(error) if isinstance(error, ArgsNotJSON) else f"result cannot be read: {type(error).__name__}"
         try:
             size = len(msgspec.json.encode(value))
         except Exception:
             size = None
-        marker = {"$pgqueue": "result dropped", "bytes": size, "why": str(error)}
+        marker = {"$pgqueue": "result dropped", "bytes": size, "why": why[:1000]}
         return msgspec.json.encode(marker).decode()
 
 

@@ -114,7 +114,7 @@ def claim(
 def next_due(
     sql: Statements, tasks: Sequence[str], queues: Sequence[str] | None, now: Now = None
 ) -> Steps[float | None]:
-    """Seconds until the earliest scheduled job comes due; None without one."""
+    """Seconds until the earliest scheduled job comes due, not above 0 if it just did; None without one."""
     params = {"tasks": list(tasks), "queues": None if queues is None else list(queues), "now": now}
     rows = yield Call(sql["next_due"], params)
     return rows[0][0]  # type: ignore[no-any-return]

@@ -83,7 +83,8 @@ def perform_raw(raw: psycopg.Connection[Any], steps: Steps[T]) -> T:
         call = next(steps)
         while True:
             try:
-                with psycopg.Cursor(raw, row_factory=tuple_row) as cursor:  # not raw.cursor(): that is the application's
+                # Not raw.cursor(): which class and row factory that has is the application's choice.
+                with psycopg.Cursor(raw, row_factory=tuple_row) as cursor:
                     cursor.execute(call.text, call.params)
                     rows = cursor.fetchall() if cursor.description else []
             except Exception as error:

@@ -31,7 +31,7 @@ from subprocess import DEVNULL, PIPE, STDOUT, Popen, SubprocessError, TimeoutExp
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote
 
-from pgqueue.errors import PgQueueError
+from pgqueue.errors import EmbeddedPostgresError
 
 SYSTEM = Path("/usr/lib/postgresql")  # where Debian and its children keep one directory a major version
 CACHE = Path("/var/cache/pgqueue")  # root's copy of the wheel, if need be; not in /tmp, where others could plant one
@@ -47,10 +47,6 @@ package.__path__ = [sys.argv[1]]
 from pgqueue import embedded
 embedded._keep(sys.argv[2])
 """
-
-
-class EmbeddedPostgresError(PgQueueError):
-    """No server: nothing to run, nowhere to run it, or it did not start (the message ends with its last words)."""
 
 
 def find_binaries() -> Path:

@@ -18,7 +18,8 @@
     ├── OperationError                       what an operator asked for cannot be done
     │   ├── JobNotFound (LookupError)        no such job
     │   └── UniqueKeyTaken (ValueError)      a live job holds the unique key
-    └── SchemaError                          the database has no usable pgqueue schema
+    ├── SchemaError                          the database has no usable pgqueue schema
+    └── EmbeddedPostgresError                no embedded server: nothing to run, or it did not start
 
     Steer                                    not errors: a job raises them to say how it ends
     ├── RetryLater(delay)                    again after `delay` seconds; uses an attempt
@@ -108,6 +109,10 @@ class UniqueKeyTaken(OperationError, ValueError):
 
 class SchemaError(PgQueueError):
     """The database has no pgqueue schema, or one that this version cannot use."""
+
+
+class EmbeddedPostgresError(PgQueueError):
+    """No server: nothing to run, nowhere to run it, or it did not start (the message ends with its last words)."""
 
 
 class Steer(Exception):

@@ -83,7 +83,9 @@ async def _call(handler: Handler, event: Event) -> None:
             await handler(event)
         else:
             await asyncio.to_thread(handler, event)
-    except Exception:
+    except asyncio.CancelledError:
+        raise
+    except BaseException:  # SystemExit would go through the loop, and take the worker along
         log.exception(
             "handler of %s failed",
             event.name,

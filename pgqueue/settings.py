@@ -81,6 +81,8 @@ class WorkerSettings:
             raise ConfigurationError(f"metrics_port must be a port number below 65536, not {port!r}")
         if self.queues is not None and not self.queues:
             raise ConfigurationError("queues must name at least one queue; leave it out to serve all")
+        if not all(isinstance(name, str) for name in self.queues or ()) or isinstance(self.queues, str):
+            raise ConfigurationError(f"queues must be a list of names, not {self.queues!r}")
 
     @property
     def beat_interval(self) -> float:
@@ -119,7 +121,7 @@ def conninfo_from_url(url: str) -> str:
             raise ConfigurationError(f"the database URL starts with {_word(scheme)}://; it must be postgresql://")
         if _stray_at(rest):
             raise ConfigurationError(f"the database URL is malformed: {_LOOKS}")
-        url = f"postgresql://{rest}"
+        url = "postgresql://" + rest.rstrip().replace(" ", "%20")  # SQLAlchemy writes them bare, libpq 17 refuses them
     elif "=" not in url:
         raise ConfigurationError("the database URL is malformed: it must look like postgresql://user@host/dbname")
     try:
@@ -162,7 +164,8 @@ def scrub(text: str, url: str) -> str:
     if "@" in url and "://" in url:  # also when urlsplit sees no password in a malformed one
         login = url.split("://", 1)[1].rsplit("@", 1)[0]
         found.update(part for part in login.split(":", 1)[1:] if part)
-    for secret in sorted((found | {unquote(one) for one in found}) - {""}, key=len, reverse=True):
+    found |= {unquote(one) for one in found} | {one.replace(" ", "%20") for one in found}
+    for secret in sorted(found - {""}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 

@@ -53,7 +53,8 @@ class Task(Generic[P, R]):
         self.function = function
         self.retry = retry
         self.timeout = timeout
-        self.is_async = inspect.iscoroutinefunction(inspect.unwrap(function))
+        # A decorator's wrapper counts as well as what it wraps: either may be the async one.
+        self.is_async = any(map(inspect.iscoroutinefunction, (function, inspect.unwrap(function))))
         self.signature = Signature(function, name)
         self._home = home
         self._options = options
@@ -188,10 +189,10 @@ def default_name(function: Callable[..., Any]) -> str:
         main = sys.modules["__main__"]
         spec = getattr(main, "__spec__", None)
         if spec is not None and spec.name:
-            module = spec.name.removesuffix(".__main__")
+            module = spec.name
         elif getattr(main, "__file__", None):
             module = Path(str(main.__file__)).stem
-    return f"{module}.{function.__name__}"
+    return f"{module.removesuffix('.__main__')}.{function.__name__}"
 
 
 def _inside(function: Callable[..., Any]) -> str:

@@ -24,7 +24,7 @@ from uuid import UUID
 
 from pgqueue import PgQueue, __version__, logs
 from pgqueue.db import Rescued
-from pgqueue.errors import ConfigurationError
+from pgqueue.errors import ConfigurationError, InvalidTask
 from pgqueue.maintenance import rescue
 from pgqueue.settings import WorkerSettings, conninfo_from_url
 from pgqueue.worker.loop import Loop
@@ -48,7 +48,9 @@ def main(descriptor: int) -> NoReturn:
         if start["schema"] is not None:
             app.schema = start["schema"]
         conninfo = app.conninfo if start["url"] is None else conninfo_from_url(start["url"])
-    except ConfigurationError as error:
+        for task in app.tasks.values():
+            task.signature.check()
+    except (ConfigurationError, InvalidTask) as error:
         _exit(EXIT_USAGE, f"pgqueue: {error}")
     hello = {"conninfo": conninfo, "schema": app.schema, "tasks": sorted(app.tasks), "version": __version__}
     channel.sendall(json.dumps({"hello": hello}).encode() + b"\n")
@@ -165,12 +167,14 @@ def _new_loop() -> Any:
 
 
 def _exit(code: int, message: str = "") -> NoReturn:
-    if message:
-        print(message, file=sys.stderr)  # noqa: T201
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        if message:
+            print(message, file=sys.stderr)  # noqa: T201
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # also when whoever read our output is gone
+        os._exit(code)
 
 
 if __name__ == "__main__":

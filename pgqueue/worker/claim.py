@@ -107,7 +107,9 @@ def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID) -> Attempt:
         made.arguments = task.signature.decode(claim.args)
         if claim.retry is not None:
             made.policy = StoredRetryPolicy.from_json(msgspec.json.decode(claim.retry))
-        _ = _moment(claim.run_at)
+        for name in ("run_at", "created_at"):
+            if _moment(getattr(claim, name)) is None:
+                raise BadRow(f"the stored {name} is no moment between the years 1 and 9999")
     except BadRow as error:
         made.unreadable = error
     except Exception as error:  # whatever else a row may hold
@@ -115,8 +117,12 @@ def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID) -> Attempt:
     return made
 
 
-def _moment(epoch: float) -> datetime:
-    return datetime.fromtimestamp(epoch, UTC)
+def _moment(epoch: float) -> datetime | None:
+    """None for a moment that Python cannot hold: a row's dates reach from 4713 BC to infinity."""
+    try:
+        return datetime.fromtimestamp(epoch, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _meta(text: str | None) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ class Heart(threading.Thread):
         self._changed = threading.Condition()
         self._ended = False
         self._next_beat = 0.0
-        self.stopping = False  # shown in `workers`
+        self._stopping = False  # shown in `workers`
         self.lost: deque[UUID] = deque()  # workers whose row was gone when we came to renew it
 
     # -- for other threads -------------------------------------------------------------------------------------------
@@ -84,6 +84,13 @@ class Heart(threading.Thread):
             self._next_beat = 0.0
             self._changed.notify_all()
 
+    def show_stopping(self) -> None:
+        """Says in `workers`, at once, that these workers claim no more."""
+        with self._changed:
+            self._stopping = True
+            self._next_beat = 0.0
+            self._changed.notify_all()
+
     def forget(self, worker_id: UUID) -> None:
         """Beats for it no more: it is dead, stopped or gone. What becomes of its row is somebody else's errand."""
         with self._changed:
@@ -94,6 +101,11 @@ class Heart(threading.Thread):
         """When its lease ends, in time.monotonic() seconds; for a worker that is not registered yet, never."""
         with self._changed:
             return self._deadlines.get(worker_id, float("inf"))
+
+    def has_lost(self, worker_id: UUID) -> bool:
+        """Whether its row was gone when we came to renew it."""
+        with self._changed:
+            return worker_id in self.lost
 
     def end(self, timeout: float) -> bool:
         """Stops beating; waits up to `timeout` seconds for the errands left. False when some could not be run."""
@@ -115,9 +127,13 @@ class Heart(threading.Thread):
                 connect_timeout=CONNECT_TIMEOUT,
                 prepare_threshold=None,
             )
-            pid = raw.execute("select pg_backend_pid()").fetchone()
-            if pid is not None and pid[0] == raw.info.backend_pid:  # not behind a pooler
-                raw.execute(SESSION)
+            try:
+                pid = raw.execute("select pg_backend_pid()").fetchone()
+                if pid is not None and pid[0] == raw.info.backend_pid:  # not behind a pooler
+                    raw.execute(SESSION)
+            except BaseException:
+                raw.close()
+                raise
             self._raw = raw
         return self._raw
 
@@ -139,31 +155,39 @@ class Heart(threading.Thread):
                 if time.monotonic() >= self._next_beat and not self._ended:
                     self._beat()
                 while self._errands:
-                    steps, then = self._errands[0]
-                    result = self.perform(steps())
-                    self._errands.popleft()
-                    then(result)
+                    self._run_errand()
                 tries = 0
             except INFRASTRUCTURE as error:
                 tries += 1
                 if tries == 1:
                     log.warning("heartbeat: the database is away, will try again (%s)", type(error).__name__)
-                self._close()
+                self.close()
+                self._next_beat = 0.0  # as soon as it is back: a lease goes on running meanwhile
                 time.sleep(min(backoff(tries, self._uniform), self._lease / 6))
-            except psycopg.Error as error:  # not the database's absence but its refusal: repeating would not help
-                if self._errands:
-                    self._errands.popleft()
+            except psycopg.Error as error:
                 log.error("heartbeat: %s", error.diag.message_primary or type(error).__name__)
-        self._close()
+        self.close()
+
+    def _run_errand(self) -> None:
+        steps, then = self._errands[0]
+        try:
+            result = self.perform(steps())
+        except INFRASTRUCTURE:
+            raise  # it stays the next one
+        except psycopg.Error:
+            self._errands.popleft()  # not the database's absence but its refusal: repeating would not help
+            raise
+        self._errands.popleft()
+        then(result)
 
     def _beat(self) -> None:
         with self._changed:
             ids = [worker_id for worker_id in self._deadlines if worker_id not in self._resting]
-        self._next_beat = time.monotonic() + self._lease / 3
+            self._next_beat = time.monotonic() + self._lease / 3
         if not ids:
             return
         sent = time.monotonic()
-        renewed = self.perform(db.heartbeat(self.sql, ids, self._lease, stopping=self.stopping))
+        renewed = self.perform(db.heartbeat(self.sql, ids, self._lease, stopping=self._stopping))
         with self._changed:
             for worker_id in ids:
                 if worker_id not in self._deadlines:
@@ -174,7 +198,8 @@ class Heart(threading.Thread):
                     del self._deadlines[worker_id]
                     self.lost.append(worker_id)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Closes the connection, if there is one; only while the thread does not run."""
         raw, self._raw = self._raw, None
         if raw is not None:
             try:

@@ -33,6 +33,7 @@ log = logging.getLogger("pgqueue")
 
 # Looks at the table after having lain down: for jobs whose transaction did not see the sleeper yet. Seconds.
 _LOOKS = (0.0, 0.005, 0.05)
+_AGAIN = 0.005  # seconds before another look for a job that came due while we looked
 _GHOSTS_EVERY = 5.0  # seconds between comparisons of what we hold with what the table says we hold
 _LAST_WORDS = 1.0  # seconds for cancelled jobs to clean up, and for event handlers to end
 
@@ -67,7 +68,7 @@ class Loop:
         self._settle_link = Link(conninfo, "settle", uniform)
         self._chore_link = Link(conninfo, "chores", uniform)
         self._claimer = Claimer(sql, self._claim_link, worker_id, tasks, settings.queues)
-        self._settler = Settler(sql, self._settle_link, worker_id, events)
+        self._settler = Settler(sql, self._settle_link, worker_id, events, self._look_again)
         self._wake = Wake(listen_conninfo or conninfo, worker_id, uniform)
         self._runs: dict[asyncio.Task[None], Run] = {}
         self._hurry = asyncio.Event()
@@ -162,10 +163,17 @@ class Loop:
     async def _rise(self, *, full: bool) -> None:
         """Awake again. With no slot left, nobody shall wake us, and somebody else gets what we could not take."""
         self._looks = 0
-        if full and self._known_asleep:
+        if full:
+            await self._pass_on()
+
+    async def _pass_on(self) -> None:
+        if self._known_asleep:
             self._known_asleep = False
             await self._claim_link.perform(db.rise(self._sql, self._worker_id))
             await self._claim_link.perform(db.wake(self._sql, self._queues, self._worker_id))
+
+    def _look_again(self) -> None:
+        self._wake.ring()
 
     @property
     def _queues(self) -> tuple[str, ...]:
@@ -182,7 +190,7 @@ class Loop:
                 await self._wake.wait(min(pause, poll))
             return
         due = await self._claimer.next_due()
-        if not await self._wake.wait(poll if due is None else max(0.0, min(poll, due))):
+        if not await self._wake.wait(poll if due is None else max(_AGAIN, min(poll, due))):
             await self._sleep()
 
     async def _sleep(self) -> None:
@@ -229,6 +237,12 @@ class Loop:
 
     async def _finish(self) -> None:
         """Lets jobs finish within the grace period, then interrupts them; what can be released is."""
+        if not self._hurry.is_set():
+            try:
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._pass_on()
+            except (*INFRASTRUCTURE, TimeoutError):
+                pass  # then we may be woken in vain for 1.5 poll intervals
         await self._until_ended_or_hurried()
         for run in list(self._runs.values()):
             run.interrupt()
@@ -238,10 +252,9 @@ class Loop:
         for attempt in self.stuck:
             log.error("did not end within the grace period", extra={"event": "job_stuck", **attempt.log_fields})
         try:
-            await self._claim_link.perform(db.rise(self._sql, self._worker_id))
             async with asyncio.timeout(_LAST_WORDS if self._hurry.is_set() else self._settings.grace + _LAST_WORDS):
                 await self._settler.flushed()
-        except (*INFRASTRUCTURE, TimeoutError):
+        except TimeoutError:
             log.error("the database is away: %d jobs end unsettled and will be rescued", len(self._settler.held))
         await self._events.finish(_LAST_WORDS)
 

@@ -183,7 +183,7 @@ def _message(error: BaseException) -> str:
         return error.diag.message_primary
     try:
         return str(error)
-    except Exception as broken:
+    except BaseException as broken:  # whatever it raises, SystemExit included: it is the job's own code
         return f"(its message cannot be printed: {type(broken).__name__})"
 
 

@@ -110,21 +110,25 @@ def decide(
 
 @dataclass(eq=False, slots=True)
 class Settlement:
-    """An attempt and its verdict, waiting to be written. seconds: how long it ran."""
+    """An attempt and its verdict, waiting to be written. seconds: how long it ran. dropped: its result was refused."""
 
     attempt: Attempt
     verdict: Verdict
     seconds: float
+    dropped: bool = False
 
 
 class Settler:
     """Writes verdicts, many at once, on a connection of its own."""
 
-    def __init__(self, sql: Statements, link: Link, worker_id: UUID, events: Events) -> None:
+    def __init__(
+        self, sql: Statements, link: Link, worker_id: UUID, events: Events, given_back: Callable[[], None]
+    ) -> None:
         self._sql = sql
         self._link = link
         self._worker_id = worker_id
         self._events = events
+        self._given_back = given_back
         self.counts = Counts()
         self._waiting: list[Settlement] = []
         self._writing: list[Settlement] = []
@@ -184,6 +188,8 @@ class Settler:
                 return
             else:
                 break
+        if isinstance(batch[0].verdict, ToRetry | ToGiveBack):
+            self._given_back()  # it may come due before the claimer meant to look again
         for item in batch:
             if item.attempt.claim.id in done:
                 count(item, self.counts)
@@ -194,9 +200,11 @@ class Settler:
 
     async def _done_before(self, missing: list[Settlement]) -> set[int]:
         """Which of these an earlier write did, whose answer was lost with the connection."""
+        # What was to be given back leaves no trace; and if it was rescued instead, it has been given back as well.
+        given_back = {item.attempt.claim.id for item in missing if isinstance(item.verdict, ToGiveBack)}
         ids = [item.attempt.claim.id for item in missing]
         fences = [item.attempt.claim.fence for item in missing]
-        return await self._link.perform(db.settled(self._sql, ids, fences)) if missing else set()
+        return given_back | await self._link.perform(db.settled(self._sql, ids, fences)) if missing else set()
 
     async def _one_by_one(self, batch: list[Settlement], write: Write, error: psycopg.Error) -> None:
         """One verdict that PostgreSQL refuses must not hold up the others; a result it refuses is dropped."""
@@ -210,8 +218,13 @@ class Settler:
             type(error).__name__,
             extra={"event": "settle_refused", **item.attempt.log_fields},
         )
-        if isinstance(item.verdict, ToComplete) and item.verdict.result is not None:
-            marker = {"$pgqueue": "result dropped", "bytes": len(item.verdict.result), "why": type(error).__name__}
+        if isinstance(error, psycopg.DataError) and isinstance(item.verdict, ToComplete) and not item.dropped:
+            item.dropped = True
+            marker = {
+                "$pgqueue": "result dropped",
+                "bytes": len(item.verdict.result or ""),
+                "why": type(error).__name__,
+            }
             item.verdict = ToComplete(result_json(marker))
             await self._write([item], write)
 

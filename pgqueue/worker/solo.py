@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -67,7 +68,6 @@ class Worker:
         self._ring()
 
     async def _run(self, *, signals: bool) -> None:
-        self._stop.clear()
         running = asyncio.get_running_loop()
         heart = await asyncio.to_thread(self._make_heart, self.settings)
         heart.start()
@@ -75,45 +75,69 @@ class Worker:
             for one in (signal.SIGTERM, signal.SIGINT):
                 running.add_signal_handler(one, self.stop)
         try:
-            while True:
-                worker_id = self._new_id()
-                registered = asyncio.Event()
-                heart.register(
-                    worker_id,
-                    partial(running.call_soon_threadsafe, registered.set),
-                    host=socket.gethostname(),
-                    pid=os.getpid(),
-                    queues=self.settings.queues,
-                    concurrency=self.settings.concurrency,
-                    **self._row,
-                )
-                await registered.wait()
-                loop = self._make_loop(self.settings, worker_id)
-                self._ring = partial(running.call_soon_threadsafe, loop.stop)
-                if self._stop.is_set():
-                    loop.stop()
-                lapsed = await self._work(loop, heart, worker_id)
-                heart.forget(worker_id)
-                heart.send(partial(rescue.bury, heart.sql, [worker_id], "the worker stopped", crashed=False))
-                if not lapsed:
-                    return
+            while await self._one_life(heart):
+                pass
         finally:
             self._ring = lambda: None
+            self._stop.clear()  # here, not at the start: a stop() that comes early counts
             if signals:
                 for one in (signal.SIGTERM, signal.SIGINT):
                     running.remove_signal_handler(one)
             await asyncio.to_thread(heart.end, 5.0)
 
+    async def _one_life(self, heart: Heart) -> bool:
+        """A row, a loop, and the row's end; True when the lease ended under it and another life is wanted."""
+        running, awake, registered = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        worker_id = self._new_id()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the application's loop is closed
+                running.call_soon_threadsafe(awake.set)
+
+        def done() -> None:  # in the heart's thread
+            registered.set()
+            wake()
+
+        self._ring = wake
+        if self._stop.is_set():
+            return False
+        heart.register(
+            worker_id,
+            done,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queues=self.settings.queues,
+            concurrency=self.settings.concurrency,
+            **self._row,
+        )
+        try:
+            await awake.wait()  # the database may be away, and stop() come before it is back
+            if not registered.is_set():
+                return False
+            loop = self._make_loop(self.settings, worker_id)
+            self._ring = partial(running.call_soon_threadsafe, loop.stop)
+            if self._stop.is_set():
+                loop.stop()
+            return await self._work(loop, heart, worker_id) and not self._stop.is_set()
+        finally:
+            heart.forget(worker_id)
+            heart.send(partial(rescue.bury, heart.sql, [worker_id], "the worker stopped", crashed=False))
+
     async def _work(self, loop: Loop, heart: Heart, worker_id: UUID) -> bool:
         """Runs the loop; True when its lease ended under it and its attempts were interrupted."""
         work = asyncio.create_task(loop.run())
-        while not work.done():
-            await asyncio.wait((work,), timeout=min(0.2, self.settings.lease / 10))
-            margin = 0.2 * self.settings.lease
-            if worker_id in heart.lost or time.monotonic() > heart.deadline(worker_id) - margin:
-                log.error("the lease could not be renewed: interrupting what runs", extra={"event": "lease_lost"})
+        try:
+            while not work.done():
+                await asyncio.wait((work,), timeout=min(0.2, self.settings.lease / 10))
+                margin = 0.2 * self.settings.lease
+                if heart.has_lost(worker_id) or time.monotonic() > heart.deadline(worker_id) - margin:
+                    log.error("the lease could not be renewed: interrupting what runs", extra={"event": "lease_lost"})
+                    loop.abandon()
+                    await asyncio.wait((work,))
+                    return True
+            return False
+        finally:
+            if not work.done():  # run_async() itself is cancelled: no job may go on without a heartbeat
                 loop.abandon()
-                await work
-                return True
-        await work
-        return False
+                await asyncio.wait((work,))
+            work.result()

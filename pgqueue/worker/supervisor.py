@@ -15,12 +15,14 @@ import ctypes
 import json
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -69,6 +71,14 @@ class Child:
         except OSError:
             pass  # it is dying; the operating system will tell
 
+    def takes_more(self) -> bool:
+        """Whether it reads what we send: a message more could otherwise hold us up, and all the other children."""
+        if self.channel.fileno() < 0:
+            return False  # it has closed its end
+        poll = select.poll()
+        poll.register(self.channel, select.POLLOUT)
+        return bool(poll.poll(0))
+
 
 class Supervisor:
     """Keeps `processes` children at work. `command` starts one; the number of its channel's descriptor is appended."""
@@ -90,13 +100,14 @@ class Supervisor:
         self._children: list[Child] = []
         self._heart: Heart | None = None
         self._selector = selectors.DefaultSelector()
+        self._caught: list[int] = []  # signals, as they arrive; acted upon between two steps of the loop
         self._signals = 0
         self._stop_by: float | None = None
         self._deaths = 0
         self._respawn_at = 0.0
         self._missing = settings.processes
         self._exit_code = 0
-        self._rescued: list[Rescued] = []
+        self._rescued: deque[Rescued] = deque()  # filled by the heart's thread
         self._counts = Counts()
         self._probe: Probe | None = None
 
@@ -107,7 +118,7 @@ class Supervisor:
         wakee.setblocking(False)
         self._selector.register(wakee, selectors.EVENT_READ)
         previous_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-        previous = {one: signal.signal(one, self._on_signal) for one in (signal.SIGTERM, signal.SIGINT)}
+        previous = {one: signal.signal(one, self._catch) for one in (signal.SIGTERM, signal.SIGINT)}
         previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
             while self._children or self._missing:
@@ -117,6 +128,7 @@ class Supervisor:
                         wakee.recv(4096)
                     else:
                         self._read(key.data)
+                self._obey_signals()
                 self._reap()
                 self._watch_leases()
                 self._pass_on_rescued()
@@ -139,23 +151,29 @@ class Supervisor:
 
     # -- signals -------------------------------------------------------------------------------------------------------
 
-    def _on_signal(self, number: int, _: object) -> None:
-        self._signals += 1
-        if self._signals == 1:
-            name, grace = signal.Signals(number).name, self._settings.grace
-            log.info("%s: claiming no more, waiting up to %g s for running jobs", name, grace)
-            self._stop()
-        elif self._signals == 2:
-            log.warning("%s again: stopping at once", signal.Signals(number).name)
-            self._exit_code = self._exit_code or EXIT_STUCK
-            for child in self._children:
-                self._kill(child, "told to stop at once")
+    def _catch(self, number: int, _: object) -> None:
+        """A handler may run in the midst of anything, a child half started or a log line half written: only notes."""
+        self._caught.append(number)
+
+    def _obey_signals(self) -> None:
+        while self._caught:
+            name = signal.Signals(self._caught.pop(0)).name
+            self._signals += 1
+            if self._signals == 1:
+                grace = self._settings.grace
+                log.info("%s: claiming no more, waiting up to %g s for running jobs", name, grace)
+                self._stop()
+            elif self._signals == 2:
+                log.warning("%s again: stopping at once", name)
+                self._exit_code = self._exit_code or EXIT_STUCK
+                for child in self._children:
+                    self._kill(child, "told to stop at once")
 
     def _stop(self) -> None:
         self._missing = 0
         self._stop_by = time.monotonic() + self._settings.grace + _KILL_AFTER
         if self._heart is not None:
-            self._heart.stopping = True
+            self._heart.show_stopping()
         for child in self._children:
             if child.working:
                 child.send(stop={})
@@ -173,7 +191,8 @@ class Supervisor:
     # -- children ------------------------------------------------------------------------------------------------------
 
     def _spawn_missing(self) -> None:
-        while self._missing and time.monotonic() >= self._respawn_at:
+        """One child first: it shows, and says but once, when application or database cannot be used at all."""
+        while self._missing and time.monotonic() >= self._respawn_at and (self._heart or not self._children):
             self._missing -= 1
             self._spawn()
 
@@ -233,8 +252,8 @@ class Supervisor:
             return
 
         def work() -> None:  # in the heart's thread
-            child.working = True
             child.send(work={"worker_id": str(child.worker_id)})
+            child.working = True  # not before: it takes "stop" only once it works
 
         self._heart.register(
             child.worker_id,
@@ -324,7 +343,8 @@ class Supervisor:
     def _kill(self, child: Child, why: str) -> None:
         if child.killed is None:
             child.killed = why
-        child.process.kill()
+        # Not Popen.kill(), which would reap it if it has just died, behind the back of _reap.
+        os.kill(child.process.pid, signal.SIGKILL)
 
     # -- leases --------------------------------------------------------------------------------------------------------
 
@@ -362,10 +382,10 @@ class Supervisor:
 
     def _pass_on_rescued(self) -> None:
         """A supervisor has no application: a child calls the handlers of what was rescued."""
-        worker = next((child for child in self._children if child.working), None)
-        if self._rescued and worker is not None:
-            rescued, self._rescued = self._rescued, []
-            worker.send(rescued=[asdict(job) for job in rescued])
+        for child in self._children:
+            while self._rescued and child.working and child.takes_more():
+                few = [self._rescued.popleft() for _ in range(min(10, len(self._rescued)))]
+                child.send(rescued=[asdict(job) for job in few])
 
 
 def _death(code: int, killed: str | None) -> str:

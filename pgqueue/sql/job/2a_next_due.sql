@@ -1,4 +1,6 @@
 -- next_due: seconds until the earliest job that is queued for later comes due; null: none. Asked before lying down.
+-- A job that came due within the last second counts too (zero or less): it may have done so since the claim looked, and
+-- would wait for the next poll. Older ones that no claim took are held by somebody, and not worth a hot loop.
 -- In: tasks text[], queues text[] or null (all), now timestamptz or null. Index: jobs_due, one probe for each
 --     (queue, priority). Caller: db.next_due
 with recursive lane as (
@@ -38,7 +40,8 @@ cross join lateral (
     select run_at
     from {schema}.jobs
     where state = 'queued' and queue = lane.queue and priority = lane.priority
-        and run_at > coalesce(%(now)s::timestamptz, statement_timestamp())
+        and run_at > coalesce(%(now)s::timestamptz, statement_timestamp()) - interval '1 second'
+        and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, statement_timestamp()))
         and task = any(%(tasks)s::text[])
     order by run_at
     limit 1

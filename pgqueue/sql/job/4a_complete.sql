@@ -7,18 +7,18 @@ with done as (
     select * from unnest(%(ids)s::bigint[], %(fences)s::int[], %(results)s::text[]) as d (id, fence, result)
 ),
 held as materialized (
-    select id
-    from {schema}.jobs
-    where id = any(%(ids)s::bigint[]) and worker_id = %(worker_id)s
-    order by id
-    for update
+    select job.id, job.fence, done.result
+    from {schema}.jobs as job
+    join done on done.id = job.id and done.fence = job.fence
+    where job.worker_id = %(worker_id)s
+    order by job.id
+    for update of job
 ),
 gone as (
     delete from {schema}.jobs as job
-    using done
-    where job.id = any(array(select id from held)) and job.id = done.id
-        and job.worker_id = %(worker_id)s and job.fence = done.fence
-    returning job.*, done.result as said
+    using held
+    where job.id = held.id and job.worker_id = %(worker_id)s and job.fence = held.fence
+    returning job.*, held.result as said
 ),
 failed as (
     delete from {schema}.job_errors

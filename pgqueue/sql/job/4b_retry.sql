@@ -9,20 +9,20 @@ with done as (
     ) as d (id, fence, delay, error, traceback)
 ),
 held as materialized (
-    select id
-    from {schema}.jobs
-    where id = any(%(ids)s::bigint[]) and worker_id = %(worker_id)s
-    order by id
-    for update
+    select job.id, job.fence, done.delay, done.error, done.traceback
+    from {schema}.jobs as job
+    join done on done.id = job.id and done.fence = job.fence
+    where job.worker_id = %(worker_id)s
+    order by job.id
+    for update of job
 ),
 back as (
     update {schema}.jobs as job
     set state = 'queued', worker_id = null, crashes = 0,
-        run_at = coalesce(%(now)s::timestamptz, statement_timestamp()) + done.delay * interval '1 second'
-    from done
-    where job.id = any(array(select id from held)) and job.id = done.id
-        and job.worker_id = %(worker_id)s and job.fence = done.fence
-    returning job.id, job.fence, job.attempt, done.error, done.traceback
+        run_at = coalesce(%(now)s::timestamptz, statement_timestamp()) + held.delay * interval '1 second'
+    from held
+    where job.id = held.id and job.worker_id = %(worker_id)s and job.fence = held.fence
+    returning job.id, job.fence, job.attempt, held.error, held.traceback
 )
 insert into {schema}.job_errors (job_id, fence, attempt, at, error, traceback, worker_id)
 select id, fence, attempt, coalesce(%(now)s::timestamptz, statement_timestamp()), error, traceback, %(worker_id)s

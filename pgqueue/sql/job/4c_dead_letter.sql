@@ -9,18 +9,18 @@ with done as (
     ) as d (id, fence, reason, error, traceback)
 ),
 held as materialized (
-    select id
-    from {schema}.jobs
-    where id = any(%(ids)s::bigint[]) and worker_id = %(worker_id)s
-    order by id
-    for update
+    select job.id, job.fence, done.reason, done.error, done.traceback
+    from {schema}.jobs as job
+    join done on done.id = job.id and done.fence = job.fence
+    where job.worker_id = %(worker_id)s
+    order by job.id
+    for update of job
 ),
 gone as (
     delete from {schema}.jobs as job
-    using done
-    where job.id = any(array(select id from held)) and job.id = done.id
-        and job.worker_id = %(worker_id)s and job.fence = done.fence
-    returning job.*, done.reason as why, done.error as last_error, done.traceback as last_traceback
+    using held
+    where job.id = held.id and job.worker_id = %(worker_id)s and job.fence = held.fence
+    returning job.*, held.reason as why, held.error as last_error, held.traceback as last_traceback
 ),
 failed as (
     delete from {schema}.job_errors

@@ -5,16 +5,16 @@ with done as (
     select * from unnest(%(ids)s::bigint[], %(fences)s::int[], %(delays)s::float8[]) as d (id, fence, delay)
 ),
 held as materialized (
-    select id
-    from {schema}.jobs
-    where id = any(%(ids)s::bigint[]) and worker_id = %(worker_id)s
-    order by id
-    for update
+    select job.id, job.fence, done.delay
+    from {schema}.jobs as job
+    join done on done.id = job.id and done.fence = job.fence
+    where job.worker_id = %(worker_id)s
+    order by job.id
+    for update of job
 )
 update {schema}.jobs as job
 set state = 'queued', worker_id = null, attempt = attempt - 1,
-    run_at = coalesce(coalesce(%(now)s::timestamptz, statement_timestamp()) + done.delay * interval '1 second', run_at)
-from done
-where job.id = any(array(select id from held)) and job.id = done.id
-    and job.worker_id = %(worker_id)s and job.fence = done.fence
+    run_at = coalesce(coalesce(%(now)s::timestamptz, statement_timestamp()) + held.delay * interval '1 second', run_at)
+from held
+where job.id = held.id and job.worker_id = %(worker_id)s and job.fence = held.fence
 returning job.id, job.queue

@@ -1,5 +1,6 @@
 -- expire: queued -> expired. Jobs that were not started in time; a claim passes them by already.
--- In: limit int, now timestamptz or null. Out: ids done. Index: jobs_expiring. Caller: db.expire
+-- In: limit int, now timestamptz or null. Out: ids done. Index: jobs_expiring, then the primary key. Caller: db.expire
+-- The state was seen under the lock; named again, it would let the planner walk the whole of jobs_due.
 with late as materialized (
     select id
     from {schema}.jobs
@@ -10,7 +11,7 @@ with late as materialized (
 ),
 gone as (
     delete from {schema}.jobs
-    where id = any(array(select id from late)) and state = 'queued'
+    where id = any(array(select id from late))
     returning *
 ),
 failed as (

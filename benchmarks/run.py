@@ -1,0 +1,14 @@
+"""Every measure, one after the other."""
+
+from __future__ import annotations
+
+from benchmarks import bulk, drain, enqueue, pickup
+
+
+def main() -> None:
+    for measure in (enqueue, bulk, drain, pickup):
+        measure.main()
+
+
+if __name__ == "__main__":
+    main()
