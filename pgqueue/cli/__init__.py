@@ -32,6 +32,8 @@ def cli() -> None:
 
     The database is --database-url or PGQUEUE_DATABASE_URL, e.g. postgresql://user@host/dbname. Every option can also
     be given as an environment variable, PGQUEUE_ and its name: PGQUEUE_CONCURRENCY=50.
+
+    Exit codes: 0 done, 1 the operation failed, 2 usage, 3 database unreachable or schema not usable.
     """
 
 

@@ -114,7 +114,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold" if column in ("error", "task") else "ellipsis")
+        wide = column == "error"
+        table.add_column(
+            column,
+            overflow="fold" if wide else "ellipsis",
+            no_wrap=not wide,
+            ratio=1 if wide else None,
+            min_width=6 if column == "id" else None,
+        )
     count = 0
     for row in rows:
         table.add_row(*(Text(cell(value)) for value in row))
@@ -134,6 +141,23 @@ def cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value)
     return one_line(str(value))
+
+
+def end_of(name: str, width: int = 32) -> str:
+    """A long dotted name by its end, which tells more: `…tasks.import_catalogue`."""
+    return name if len(name) <= width else f"…{name[-width + 1 :]}"
+
+
+def ago(moment: datetime | None) -> str:
+    """`12 s ago`, `3 h ago`; by this machine's clock, for people."""
+    if moment is None:
+        return ""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        if abs(seconds) >= size:
+            whole = int(abs(seconds) // size)
+            return f"{whole} {unit} ago" if seconds > 0 else f"in {whole} {unit}"
+    return "now"
 
 
 def job_as_dict(job: Job) -> dict[str, Any]:

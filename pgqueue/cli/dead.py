@@ -7,7 +7,17 @@ from typing import Any, TypeVar
 
 import click
 
-from pgqueue.cli.common import app_of, database_options, job_as_dict, json_option, parse_args, print_json, print_table
+from pgqueue.cli.common import (
+    ago,
+    app_of,
+    database_options,
+    end_of,
+    job_as_dict,
+    json_option,
+    parse_args,
+    print_json,
+    print_table,
+)
 from pgqueue.cli.jobs import print_job
 from pgqueue.errors import JobNotFound
 from pgqueue.job import DeadReason, State
@@ -63,10 +73,10 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
         print_json([job_as_dict(job) for job in found])
         return
     rows = (
-        (job.id, job.task, job.queue, job.attempt, job.reason, job.finished_at, (job.error or "")[:200])
+        (job.id, end_of(job.task), job.queue, job.attempt, job.reason, ago(job.finished_at), (job.error or "")[:200])
         for job in found
     )
-    print_table(("id", "task", "queue", "attempts", "reason", "died_at", "error"), rows, empty="no dead jobs")
+    print_table(("id", "task", "queue", "runs", "reason", "died", "error"), rows, empty="no dead jobs")
 
 
 @dead.command()

@@ -9,9 +9,11 @@ import click
 from pgqueue import enqueue as enqueueing
 from pgqueue.arguments import to_json
 from pgqueue.cli.common import (
+    ago,
     app_of,
     cell,
     database_options,
+    end_of,
     job_as_dict,
     json_option,
     parse_args,
@@ -72,15 +74,15 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
     if as_json:
         print_json([job_as_dict(job) for job in found])
         return
-    columns = ("id", "task", "queue", "state", "attempt", "run_at", "worker")
+    columns = ("id", "task", "queue", "state", "runs", "due", "worker")
     rows = (
         (
             job.id,
-            job.task,
+            end_of(job.task),
             job.queue,
             job.state,
             f"{job.attempt}/{job.max_attempts}",
-            job.run_at,
+            ago(job.run_at),
             str(job.worker_id)[:8] if job.worker_id else "",
         )
         for job in found

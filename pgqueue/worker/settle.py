@@ -218,13 +218,10 @@ class Settler:
             type(error).__name__,
             extra={"event": "settle_refused", **item.attempt.log_fields},
         )
-        if isinstance(error, psycopg.DataError) and isinstance(item.verdict, ToComplete) and not item.dropped:
+        result = item.verdict.result if isinstance(item.verdict, ToComplete) and not item.dropped else None
+        if isinstance(error, psycopg.DataError) and result is not None:
             item.dropped = True
-            marker = {
-                "$pgqueue": "result dropped",
-                "bytes": len(item.verdict.result or ""),
-                "why": type(error).__name__,
-            }
+            marker = {"$pgqueue": "result dropped", "bytes": len(result), "why": type(error).__name__}
             item.verdict = ToComplete(result_json(marker))
             await self._write([item], write)
 
