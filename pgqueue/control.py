@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 from pgqueue import db
 from pgqueue.arguments import to_json
 from pgqueue.drivers import Steps
-from pgqueue.errors import InvalidOption
+from pgqueue.errors import InvalidOption, seconds
 from pgqueue.settings import MAX_ARGS_BYTES
 from pgqueue.sql import Statements
 
@@ -70,6 +70,9 @@ def _find(sql: Statements, which: DeadFilter) -> Steps[list[int]]:
     """A filter that was forgotten must not mean every job."""
     if not which.pop("everything", False) and not any(value is not None for value in which.values()):
         raise InvalidOption("say which dead jobs: an id, task, queue, reason, error or age; or everything=True")
+    for age in ("older_than", "younger_than"):
+        if which.get(age) is not None:
+            which[age] = seconds(age, which[age])
     return (yield from db.find_dead(sql, **which))  # type: ignore[misc]
 
 

@@ -243,11 +243,17 @@ def expire(sql: Statements, limit: int, now: Now = None) -> Steps[set[int]]:
 
 def redrive(sql: Statements, ids: list[int], args: str | None = None, now: Now = None) -> Steps[list[int]]:
     """Sends dead jobs back to their queues; the ids that were dead until now. UniqueKeyTaken: nothing was redriven."""
+    taken = yield Call(sql["taken"], {"ids": ids})
+    if taken:
+        raise UniqueKeyTaken(
+            f"live job {taken[0][1]} holds the unique key of job {taken[0][0]}: wait for it to end, or cancel it; "
+            "nothing was redriven"
+        )
     try:
         rows = yield Call(sql["redrive"], {"ids": ids, "args": args, "now": now})
     except pg.UniqueViolation as error:
         raise UniqueKeyTaken(
-            "a live job holds the unique key of one of these jobs: wait for it to end, or cancel it; "
+            "two of these jobs have the same unique key, or another job took one just now: redrive them one by one; "
             "nothing was redriven"
         ) from error
     yield from wake(sql, sorted({row[1] for row in rows}))

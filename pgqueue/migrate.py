@@ -126,7 +126,8 @@ def _run(action: object) -> None:
         with _ALEMBIC:
             action()
     except CommandError as error:
-        raise SchemaError(f"the migration cannot be run: {error}") from None
+        known = f"this version of pgqueue knows migrations up to {head()}"
+        raise SchemaError(f"the migration cannot be run: {error}; {known}") from None
     except sa.exc.DBAPIError as error:
         reason = getattr(getattr(error.orig, "diag", None), "message_primary", None) or type(error.orig).__name__
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):

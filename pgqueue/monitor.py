@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pgqueue import db
@@ -43,6 +44,7 @@ def check_schema(sql: Statements, head: str) -> Steps[None]:
 
 
 def _job(row: tuple[Any, ...]) -> Job:
+    errors = _read(row[20])
     return Job(
         id=row[0],
         task=row[1],
@@ -60,10 +62,20 @@ def _job(row: tuple[Any, ...]) -> Job:
         unique_key=row[13],
         concurrency_key=row[14],
         tags=tuple(row[15] or ()),
-        meta=row[16],
-        args=row[17],
-        result=row[18],
+        meta=_read(row[16]),
+        args=_read(row[17]),
+        result=_read(row[18]),
         error=row[19],
-        errors=row[20] or [],
+        errors=errors if isinstance(errors, list) else [],
         reason=row[21],
     )
+
+
+def _read(text: str | None) -> Any:
+    """Stored JSON; a marker in its place when Python cannot read it, so that the job is seen all the same."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # thousands of digits or levels, or cut for its length
+        return {"$pgqueue": "unreadable", "why": type(error).__name__}

@@ -41,7 +41,8 @@ def job_in(app: PgQueue, connection: psycopg.Connection[Any], state: str, task: 
     if state == "queued":
         return job_id
     if state == "blocked":  # no verb leads there yet
-        connection.execute(SQL("update {}.jobs set state = 'blocked' where id = %s").format(Identifier(app.schema)), [job_id])
+        block = SQL("update {}.jobs set state = 'blocked' where id = %s").format(Identifier(app.schema))
+        connection.execute(block, [job_id])
         return job_id
     if state == "cancelled":
         run(connection, db.cancel(sql, [job_id], "because"))
@@ -50,7 +51,10 @@ def job_in(app: PgQueue, connection: psycopg.Connection[Any], state: str, task: 
         eventually(lambda: job_id in run(connection, db.expire(sql, 1_000)))
         return job_id
     worker_id = worker_row(app, connection, tasks=[task])
-    (claim,) = [one for one in run(connection, db.claim(sql, worker_id, [task], None, 100)) if one.id == job_id]
+    claims = {claim.id: claim for claim in run(connection, db.claim(sql, worker_id, [task], None, 1_000))}
+    claim = claims.pop(job_id)
+    others = list(claims), [other.fence for other in claims.values()], [None] * len(claims)
+    run(connection, db.give_back(sql, worker_id, *others))  # this one was asked for, and no other
     if state == "completed":
         run(connection, db.complete(sql, worker_id, [job_id], [claim.fence], ["null"]))
     elif state == "dead":

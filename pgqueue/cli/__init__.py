@@ -1,10 +1,17 @@
 """The command line: parses, calls, prints. One line for an error, and an exit code that means something.
 
 0 done · 1 the operation failed · 2 usage · 3 database unreachable or schema not usable
+
+migrate.py   makes the tables
+worker.py    runs jobs: the supervisor's door; child.py is the process it starts
+jobs.py      enqueue, and looking at jobs
+dead.py      the dead-letter table: look, redrive, purge
+common.py    database options, error lines, tables, JSON
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -30,8 +37,8 @@ def cli() -> None:
       pgqueue enqueue shop.tasks.send '{"user_id": 7}'
       pgqueue dead list                        see what failed for good
 
-    The database is --database-url or PGQUEUE_DATABASE_URL, e.g. postgresql://user@host/dbname. Every option can also
-    be given as an environment variable, PGQUEUE_ and its name: PGQUEUE_CONCURRENCY=50.
+    The database is --database-url or PGQUEUE_DATABASE_URL, e.g. postgresql://user@host/dbname. Every option of
+    `worker` can also be given as an environment variable, PGQUEUE_ and its name: PGQUEUE_CONCURRENCY=50.
 
     Exit codes: 0 done, 1 the operation failed, 2 usage, 3 database unreachable or schema not usable.
     """
@@ -43,9 +50,13 @@ for _command in (migrate, worker, enqueue, jobs, dead):
 
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a job may hold what this terminal's encoding does not
     try:
         cli(prog_name="pgqueue")
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not complain about it at exit.
+    except OSError as error:
+        # A pipe whose reader has seen enough, or a full disk; the interpreter must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"pgqueue: the output cannot be written: {error.strerror}", err=True)
         sys.exit(1)

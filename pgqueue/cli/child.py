@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
@@ -59,7 +60,9 @@ def main(descriptor: int) -> NoReturn:
         code = _new_loop()(_work(app, settings, worker_id, conninfo, channel, messages))
     except BaseException:
         log.exception("the worker broke", extra={"event": "worker_broken", "worker_id": str(worker_id)})
-        _exit(EXIT_BROKEN)
+        code = EXIT_BROKEN
+    with suppress(OSError):
+        channel.sendall(json.dumps({"ended": code}).encode() + b"\n")
     _exit(code)
 
 
@@ -107,11 +110,12 @@ def _hand_over(loop: Loop, channel: socket.socket) -> None:
 
 def _obey(messages: Iterator[dict[str, Any]], loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:
     for message in messages:
-        if "stop" in message:
-            running.call_soon_threadsafe(loop.stop)
-        elif "rescued" in message:
-            rescued = [Rescued(**job) for job in message["rescued"]]
-            running.call_soon_threadsafe(partial(rescue.emit, rescued, app.events))
+        with suppress(RuntimeError):  # the loop is closed: we are ending anyway
+            if "stop" in message:
+                running.call_soon_threadsafe(loop.stop)
+            elif "rescued" in message:
+                rescued = [Rescued(**job) for job in message["rescued"]]
+                running.call_soon_threadsafe(partial(rescue.emit, rescued, app.events))
 
 
 def _messages(channel: socket.socket) -> Iterator[dict[str, Any]]:

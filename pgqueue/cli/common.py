@@ -18,7 +18,7 @@ from pgqueue.app import PgQueue
 from pgqueue.errors import ConfigurationError, EnqueueError, PgQueueError, SchemaError
 from pgqueue.job import Job
 from pgqueue.logs import one_line
-from pgqueue.settings import describe, scrub
+from pgqueue.settings import DEFAULT_SCHEMA, describe, scrub
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,7 +92,7 @@ _ON_THE_LINE = click.core.ParameterSource.COMMANDLINE
 
 def app_of(ctx: click.Context) -> PgQueue:
     """An app without tasks on the chosen database; closed when the command ends."""
-    app = PgQueue(ctx.obj.get("url"), schema=ctx.obj.get("schema") or "pgqueue")
+    app = PgQueue(ctx.obj.get("url"), schema=ctx.obj.get("schema", DEFAULT_SCHEMA))
     ctx.obj["url"] = app.conninfo
     ctx.call_on_close(app.close)
     return app
@@ -102,7 +102,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, default=_plain, ensure_ascii=False))
+    click.echo(json.dumps(value, default=_plain))  # ASCII: nothing in it steers a terminal or fails in another encoding
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
@@ -160,8 +160,10 @@ def ago(moment: datetime | None) -> str:
     return "now"
 
 
-def job_as_dict(job: Job) -> dict[str, Any]:
-    return {item.name: getattr(job, item.name) for item in fields(job) if item.name != "existing"}
+def job_as_dict(job: Job, *, show_args: bool = False) -> dict[str, Any]:
+    """Every field of a job; arguments and result only when asked for: they may be nobody's business."""
+    hidden = ("existing",) if show_args else ("existing", "args", "result")
+    return {item.name: getattr(job, item.name) for item in fields(job) if item.name not in hidden}
 
 
 def _plain(value: Any) -> Any:

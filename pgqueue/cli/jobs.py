@@ -1,7 +1,8 @@
-"""pgqueue enqueue, pgqueue jobs"""
+"""pgqueue enqueue, pgqueue jobs: put a job in, look at jobs, cancel one that has not started."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -103,27 +104,31 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
 
 @jobs.command()
 @click.argument("job_id", type=int, metavar="ID")
+@json_option
 @database_options
 @click.pass_context
-def cancel(ctx: click.Context, /, job_id: int) -> None:
+def cancel(ctx: click.Context, /, job_id: int, as_json: bool) -> None:
     """Cancel a job that has not started."""
     app = app_of(ctx)
     if not app.jobs.cancel(job_id):
         job = app.jobs.get(job_id)
         raise OperationError(f"job {job_id} is {job.state}: only a queued job can be cancelled")
-    click.echo(f"job {job_id}: cancelled")
+    if as_json:
+        print_json({"id": job_id, "state": State.CANCELLED})
+    else:
+        click.echo(f"job {job_id}: cancelled")
 
 
 def print_job(job: Job, *, show_args: bool, as_json: bool) -> None:
-    """Every field of a job; arguments and result only when asked for."""
-    shown = job_as_dict(job)
-    if not show_args:
-        shown.pop("args")
-        shown.pop("result")
+    """Every field that a job has, and the error of every failed attempt."""
+    shown = job_as_dict(job, show_args=show_args)
     if as_json:
         print_json(shown)
         return
     errors = shown.pop("errors")
+    for name in shown.keys() & {"args", "result", "meta"}:
+        if shown[name] is not None:
+            shown[name] = json.dumps(shown[name], ensure_ascii=False)  # as `redrive --args` takes it
     for name, value in shown.items():
         if value not in (None, (), ""):
             click.echo(f"{name:<16}{cell(value)}")

@@ -1,19 +1,20 @@
-"""pgqueue migrate"""
+"""pgqueue migrate: the tables, made or brought up to date."""
 
 from __future__ import annotations
 
 import click
 
-from pgqueue.cli.common import database_options
+from pgqueue.cli.common import database_options, json_option, print_json
 from pgqueue.settings import DEFAULT_SCHEMA, database_url, describe, schema_name
 
 
 @click.command()
 @click.argument("revision", default="head")
 @click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
+@json_option
 @database_options
 @click.pass_context
-def migrate(ctx: click.Context, /, revision: str, sql: bool) -> None:
+def migrate(ctx: click.Context, /, revision: str, sql: bool, as_json: bool) -> None:
     """Make the tables, or bring them up to date.
 
     Safe to run twice and from several machines at once: one transaction, one of them at a time.
@@ -26,7 +27,7 @@ def migrate(ctx: click.Context, /, revision: str, sql: bool) -> None:
     """
     from pgqueue import migrate as migrations  # brings Alembic: 0.1 s that no other command needs
 
-    schema = schema_name(ctx.obj.get("schema") or DEFAULT_SCHEMA)
+    schema = schema_name(ctx.obj.get("schema", DEFAULT_SCHEMA))
     if sql:
         click.echo(migrations.script(schema, revision))
         return
@@ -34,6 +35,9 @@ def migrate(ctx: click.Context, /, revision: str, sql: bool) -> None:
     before = migrations.current(url, schema)
     migrations.to(url, schema, revision)
     after = migrations.current(url, schema)
+    if as_json:
+        print_json({"schema": schema, "from": before or "base", "to": after or "base"})
+        return
     where = f'schema "{schema}" of {describe(url)}'
     if before == after:
         click.echo(f"{where}: at {after or 'base'}, nothing to do")

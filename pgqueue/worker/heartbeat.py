@@ -166,6 +166,9 @@ class Heart(threading.Thread):
                 time.sleep(min(backoff(tries, self._uniform), self._lease / 6))
             except psycopg.Error as error:
                 log.error("heartbeat: %s", error.diag.message_primary or type(error).__name__)
+            except Exception:  # whatever it is, a heart that stops would cost every job its worker
+                log.exception("heartbeat: this should not happen", extra={"event": "heart_broken"})
+                time.sleep(self._lease / 6)
         self.close()
 
     def _run_errand(self) -> None:

@@ -71,7 +71,7 @@ def ask_depth(conninfo: str, sql: Statements) -> Rows:
             conninfo, autocommit=True, application_name="pgqueue metrics", connect_timeout=2, prepare_threshold=None
         ) as raw:
             raw.execute("begin read only")
-            raw.execute(f"set local statement_timeout = {QUERY_TIMEOUT}")
+            raw.execute("select set_config('statement_timeout', %s, true)", [str(QUERY_TIMEOUT)])
             return perform_raw(raw, db.queue_depth(sql))
     except psycopg.Error:
         return []

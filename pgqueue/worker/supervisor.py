@@ -5,7 +5,7 @@ operating system says that the child is neither dead nor stopped. A child that d
 to their queues, its row is removed) and replaced; a child whose lease could not be renewed in time is killed before
 anybody else may take its jobs.
 
-    child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}}
+    child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}} · {"ended": code}
     supervisor -> child   {"start": {...}} · {"work": {worker_id}} · {"stop": {}} · {"rescued": [...]}
 """
 
@@ -63,6 +63,7 @@ class Child:
     working: bool = False
     stopped: bool = False  # by SIGSTOP, say the operating system
     killed: str | None = None  # why we killed it ourselves
+    ended: int | None = None  # its exit code in its own words: any job can end a process with any code
     unread: bytearray = field(default_factory=bytearray)
 
     def send(self, **message: Any) -> None:
@@ -123,7 +124,7 @@ class Supervisor:
         try:
             while self._children or self._missing:
                 self._spawn_missing()
-                for key, _ in self._selector.select(_TICK):
+                for key, _ in self._selector.select(min(_TICK, self._settings.lease / 10)):
                     if key.fileobj is wakee:
                         wakee.recv(4096)
                     else:
@@ -219,22 +220,37 @@ class Supervisor:
         self._selector.register(ours, selectors.EVENT_READ, child)
         child.send(start=self._start_message)
 
-    def _read(self, child: Child) -> None:
+    def _read(self, child: Child) -> bool:
+        """Hears what the child says; False when it says no more, for now or for good."""
         try:
-            data = child.channel.recv(65_536)
+            data = child.channel.recv(65_536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
         except OSError:
             data = b""
         if not data:
             self._forget_channel(child)
-            return
+            return False
         child.unread += data
         while (end := child.unread.find(b"\n")) >= 0:
-            message = json.loads(child.unread[:end])
+            line = bytes(child.unread[:end])
             del child.unread[: end + 1]
-            if "hello" in message:
-                self._welcome(child, message["hello"])
-            elif "counts" in message:
-                self._counts.add(message["counts"])
+            self._hear(child, line)
+        return True
+
+    def _hear(self, child: Child, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except ValueError:  # a job that writes to whatever descriptor there is
+            log.warning("worker process %d wrote something odd to its supervisor", child.process.pid)
+            return
+        match message:
+            case {"hello": hello}:
+                self._welcome(child, hello)
+            case {"counts": counts}:
+                self._counts.add(counts)
+            case {"ended": code}:
+                child.ended = code
 
     def _welcome(self, child: Child, hello: dict[str, Any]) -> None:
         """The child has its application: give it a row, then work."""
@@ -300,9 +316,11 @@ class Supervisor:
             self._heart.rest(child.worker_id)
 
     def _died(self, child: Child, code: int) -> None:
+        while self._read(child):
+            pass  # its last words
         self._children.remove(child)
         self._forget_channel(child)
-        expected = self._stop_by is not None or (self._settings.drain and code in (0, EXIT_STUCK))
+        expected = self._stop_by is not None or (self._settings.drain and child.ended in (0, EXIT_STUCK))
         if not child.said_hello and code in (EXIT_USAGE, EXIT_DATABASE) and self._heart is None:
             self._exit_code = self._exit_code or code  # it has said on stderr what is wrong
             self._stop()
@@ -310,7 +328,7 @@ class Supervisor:
         if expected and code == EXIT_STUCK:
             self._exit_code = self._exit_code or EXIT_STUCK
         if self._heart is not None and child.said_hello:
-            crashed = child.killed is None and not expected and code != EXIT_BROKEN
+            crashed = child.killed is None and not expected and child.ended != EXIT_BROKEN
             self._bury(child, _death(code, child.killed), crashed=crashed)
         if not expected:
             self._replace(child, code)
@@ -337,8 +355,9 @@ class Supervisor:
             f" in {delay:g} s" if delay else "",
             extra={"event": "child_died"},
         )
+        if not self._missing:  # another death must not put off those that are due already, again and again
+            self._respawn_at = time.monotonic() + delay
         self._missing += 1
-        self._respawn_at = time.monotonic() + delay
 
     def _kill(self, child: Child, why: str) -> None:
         if child.killed is None:

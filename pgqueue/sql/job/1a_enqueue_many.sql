@@ -1,6 +1,7 @@
 -- enqueue_many: -> queued. A chunk of jobs in one statement, ids in the order of the arrays, and one wake-up a queue.
--- In: arrays of a job's columns, all of one length; table, the quoted name of `jobs`, for its sequence. Out: one row for each job, in input order: n (its place, from 1), id;
---     no row for a job whose unique key a live job, or an earlier one of the chunk, holds. Caller: db.enqueue_many
+-- In: arrays of a job's columns, all of one length; table, the quoted name of `jobs`, for its sequence. Out: one row for
+--     each job, in input order: n (its place, from 1), id; no row for a job whose unique key a live job, or an earlier one
+--     of the chunk, holds. Caller: db.enqueue_many
 -- Keys are inserted in their order, so that two chunks with the same keys wait for each other and never deadlock.
 with counter as materialized (
     select pg_get_serial_sequence(%(table)s, 'id')::regclass as name

@@ -7,21 +7,24 @@ with done as (
     from unnest(
         %(ids)s::bigint[], %(fences)s::int[], %(delays)s::float8[], %(errors)s::text[], %(tracebacks)s::text[]
     ) as d (id, fence, delay, error, traceback)
+    order by id
 ),
 held as materialized (
-    select job.id, job.fence, done.delay, done.error, done.traceback
-    from {schema}.jobs as job
-    join done on done.id = job.id and done.fence = job.fence
-    where job.worker_id = %(worker_id)s
-    order by job.id
-    for update of job
+    select done.*
+    from done
+    cross join lateral (
+        select id
+        from {schema}.jobs
+        where id = done.id and worker_id = %(worker_id)s and fence = done.fence
+        for update
+    ) as job
 ),
 back as (
     update {schema}.jobs as job
     set state = 'queued', worker_id = null, crashes = 0,
         run_at = coalesce(%(now)s::timestamptz, statement_timestamp()) + held.delay * interval '1 second'
     from held
-    where job.id = held.id and job.worker_id = %(worker_id)s and job.fence = held.fence
+    where job.id = any(array(select id from held)) and job.id = held.id and job.worker_id = %(worker_id)s
     returning job.id, job.fence, job.attempt, held.error, held.traceback
 )
 insert into {schema}.job_errors (job_id, fence, attempt, at, error, traceback, worker_id)

@@ -6,25 +6,26 @@ with done as (
     select *
     from unnest(
         %(ids)s::bigint[], %(fences)s::int[], %(reasons)s::text[], %(errors)s::text[], %(tracebacks)s::text[]
-    ) as d (id, fence, reason, error, traceback)
+    ) as d (id, fence, why, last_error, last_traceback)
+    order by id
 ),
 held as materialized (
-    select job.id, job.fence, done.reason, done.error, done.traceback
-    from {schema}.jobs as job
-    join done on done.id = job.id and done.fence = job.fence
-    where job.worker_id = %(worker_id)s
-    order by job.id
-    for update of job
+    select job.*, done.why, done.last_error, done.last_traceback
+    from done
+    cross join lateral (
+        select *
+        from {schema}.jobs
+        where id = done.id and worker_id = %(worker_id)s and fence = done.fence
+        for update
+    ) as job
 ),
 gone as (
-    delete from {schema}.jobs as job
-    using held
-    where job.id = held.id and job.worker_id = %(worker_id)s and job.fence = held.fence
-    returning job.*, held.reason as why, held.error as last_error, held.traceback as last_traceback
+    delete from {schema}.jobs
+    where id = any(array(select id from held)) and worker_id = %(worker_id)s
 ),
 failed as (
     delete from {schema}.job_errors
-    where job_id = any(array(select id from gone where fence > 1))
+    where job_id = any(array(select id from held where fence > 1))
 )
 insert into {schema}.dead_jobs
     (id, queue, task, priority, run_at, attempt, max_attempts, fence, crashes, created_at, started_at, worker_id,
@@ -32,9 +33,9 @@ insert into {schema}.dead_jobs
 select id, queue, task, priority, run_at, attempt, max_attempts, fence, crashes, created_at, started_at, worker_id,
     expires_at, timeout, args, retry, unique_key, concurrency_key, tags, meta,
     coalesce(%(now)s::timestamptz, statement_timestamp()), why, last_error,
-    coalesce((select errors from {schema}.job_history where job_id = gone.id), '[]'::jsonb) || jsonb_build_object(
+    coalesce((select errors from {schema}.job_history where job_id = held.id), '[]'::jsonb) || jsonb_build_object(
         'attempt', attempt, 'fence', fence, 'at', coalesce(%(now)s::timestamptz, statement_timestamp()),
         'error', last_error, 'traceback', last_traceback
     )
-from gone
+from held
 returning id

@@ -2,19 +2,23 @@
 -- In: worker_id uuid, ids bigint[], fences int[], delays float8[] (seconds; null: run_at stays), now timestamptz or null
 -- Out: id, queue. Index: primary key. Caller: db.give_back
 with done as (
-    select * from unnest(%(ids)s::bigint[], %(fences)s::int[], %(delays)s::float8[]) as d (id, fence, delay)
+    select *
+    from unnest(%(ids)s::bigint[], %(fences)s::int[], %(delays)s::float8[]) as d (id, fence, delay)
+    order by id
 ),
 held as materialized (
-    select job.id, job.fence, done.delay
-    from {schema}.jobs as job
-    join done on done.id = job.id and done.fence = job.fence
-    where job.worker_id = %(worker_id)s
-    order by job.id
-    for update of job
+    select done.*
+    from done
+    cross join lateral (
+        select id
+        from {schema}.jobs
+        where id = done.id and worker_id = %(worker_id)s and fence = done.fence
+        for update
+    ) as job
 )
 update {schema}.jobs as job
 set state = 'queued', worker_id = null, attempt = attempt - 1,
     run_at = coalesce(coalesce(%(now)s::timestamptz, statement_timestamp()) + held.delay * interval '1 second', run_at)
 from held
-where job.id = held.id and job.worker_id = %(worker_id)s and job.fence = held.fence
+where job.id = any(array(select id from held)) and job.id = held.id and job.worker_id = %(worker_id)s
 returning job.id, job.queue

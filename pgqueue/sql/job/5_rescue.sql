@@ -2,7 +2,7 @@
 -- For workers that are certainly gone: their rows are deleted, or were never there.
 -- In: workers uuid[], crashed boolean (a supervisor saw the process die), why text, max_crashes int,
 --     now timestamptz or null
--- Out: id, task, queue, attempt, fence, worker_id, crashes, dead. Index: jobs_running. Caller: db.rescue
+-- Out: id, task, queue, attempt, fence, crashes, dead. Index: jobs_running. Caller: db.rescue
 -- SKIP LOCKED: a frozen worker may still hold a row's lock; the next sweep finds that job without an owner.
 with lost as materialized (
     select id, crashes + %(crashed)s::boolean::int as crashes

@@ -1,7 +1,14 @@
 -- find_jobs: jobs in every shape, newest first. In: ids bigint[], state, task, queue text, or null (any);
---     before bigint or null (ids below, to read on); limit int. Out: monitor.COLUMNS. Caller: db.find_jobs
-select id, task, queue, state, priority, run_at, attempt, max_attempts, fence, created_at, started_at, finished_at,
-    worker_id, unique_key, concurrency_key, tags, meta, args, result, error, errors, reason
+--     before bigint or null (ids below, to read on); limit int. Out: as monitor reads it. Caller: db.find_jobs
+-- JSON as text, cut where no honest row reaches, and dates only if Python has them: a row that psycopg cannot load would
+-- hide all the others, just when somebody looks for the bad one.
+select id, task, queue, state, priority,
+    case when run_at between '0001-01-02Z' and '9999-12-30Z' then run_at end, attempt, max_attempts, fence,
+    case when created_at between '0001-01-02Z' and '9999-12-30Z' then created_at end,
+    case when started_at between '0001-01-02Z' and '9999-12-30Z' then started_at end,
+    case when finished_at between '0001-01-02Z' and '9999-12-30Z' then finished_at end,
+    worker_id, unique_key, concurrency_key, tags, left(meta::text, 1000000), left(args::text, 1000000),
+    left(result::text, 1000000), error, errors::text, reason
 from {schema}.all_jobs
 where (%(ids)s::bigint[] is null or id = any(%(ids)s::bigint[]))
     and (%(state)s::text is null or state = %(state)s::text)

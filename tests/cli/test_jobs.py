@@ -1,0 +1,249 @@
+"""pgqueue enqueue, jobs list, jobs show, jobs cancel, on a real database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import PgQueue
+from tests.cli.conftest import Fill, Run
+
+
+def row(connection: psycopg.Connection[Any], job_id: int, columns: str) -> Any:
+    return connection.execute(f"select {columns} from pgqueue.jobs where id = %s", [job_id]).fetchone()
+
+
+# -- enqueue -------------------------------------------------------------------------------------------------------
+
+
+def test_enqueue_puts_in_a_job_with_the_general_defaults(on: Run, connection: psycopg.Connection[Any]) -> None:
+    assert on("enqueue", "shop.send").stdout == "job 1: enqueued\n"
+    columns = "state, task, queue, priority, max_attempts, args, attempt, run_at <= now(), expires_at, unique_key"
+    assert row(connection, 1, columns) == ("queued", "shop.send", "default", 0, 4, {}, 0, True, None, None)
+
+
+def test_enqueue_takes_arguments_and_options(on: Run, connection: psycopg.Connection[Any]) -> None:
+    options = ("--queue", "vip", "--priority", "-5", "--delay", "60", "--max-attempts", "7", "--expires-in", "5")
+    on("enqueue", "shop.send", '{"user_id": 7, "note": "grün"}', *options, "--unique-key", "k")
+    columns = "queue, priority, max_attempts, args, unique_key, round(extract(epoch from run_at - created_at)), "
+    assert row(connection, 1, columns + "extract(epoch from expires_at - run_at)") == (
+        "vip", -5, 7, {"user_id": 7, "note": "grün"}, "k", 60, 5
+    )  # fmt: skip
+
+
+def test_an_array_of_arguments_is_positional(on: Run, app: PgQueue, drain: Callable[..., None]) -> None:
+    @app.task(name="shop.add")
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    on("enqueue", "shop.add", "[3, 4]")
+    drain()
+    assert json.loads(on("jobs", "show", "1", "--args", "--json").stdout)["result"] == 7
+
+
+def test_enqueue_prints_json_and_says_whether_the_job_was_there(on: Run) -> None:
+    for existing in (False, True):
+        said = on("enqueue", "shop.send", "--unique-key", "k", "--json").stdout
+        assert json.loads(said) == {"id": 1, "existing": existing}
+    assert on("enqueue", "shop.send", "--unique-key", "k").stdout == "job 1: a live job holds this key already\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("{",), "JSON is not JSON"),
+        (('"text"',), "must be a JSON object"),
+        (("7",), "must be a JSON object"),
+        (("[" * 5_000,), "nested too deep"),
+        (("[NaN]",), "args[0] is nan"),
+        (('["\\ud800"]',), "args[0] contains a lone surrogate"),
+        (('{"a": "\\u0000"}',), "args.a contains a NUL character"),
+        (('["' + "x" * 262_144 + '"]',), "262,148 bytes as JSON, more than 262,144"),
+        (("--priority", "101"), "priority must be between -100 and 100"),
+        (("--priority", "high"), "is not a valid integer"),
+        (("--delay", "nan"), "delay must be between"),
+        (("--delay", "-1"), "delay must be between"),
+        (("--max-attempts", "0"), "max_attempts must be between 1"),
+        (("--expires-in", "0"), "expires_in must be between"),
+        (("--unique-key", " "), "unique_key must be"),
+        (("--queue", "no spaces"), "queue must be"),
+    ],
+)
+def test_what_cannot_be_enqueued_is_a_usage_error_and_nothing_is_written(
+    on: Run, connection: psycopg.Connection[Any], arguments: tuple[str, ...], says: str
+) -> None:
+    result = on("enqueue", "shop.send", *arguments, code=2)
+    assert says in result.stderr
+    assert len(result.stderr) < 500
+    assert connection.execute("select count(*) from pgqueue.jobs").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("task", ["", "a b", "x" * 129, "\x1b[2J", "os.system; x", "\u202e"])
+def test_a_name_that_cannot_be_a_tasks_is_a_usage_error(on: Run, task: str) -> None:
+    assert "task must be 1 to 128 letters" in on("enqueue", task, code=2).stderr
+
+
+# -- list ----------------------------------------------------------------------------------------------------------
+
+STATES = ("dead", "completed", "cancelled", "expired", "running", "blocked", "queued")
+
+
+def listed(text: str) -> list[int]:
+    """The ids in a table."""
+    return [int(line.split()[0]) for line in text.splitlines() if line[:1].isdigit()]
+
+
+def test_list_shows_jobs_in_every_state_newest_first(on: Run, fill: Fill) -> None:
+    ids = [fill(state) for state in STATES]
+    assert listed(on("jobs", "list").stdout) == ids[::-1]
+    found = json.loads(on("jobs", "list", "--json").stdout)
+    assert [(job["id"], job["state"]) for job in found] == list(zip(ids, STATES, strict=True))[::-1]
+
+
+def test_list_filters_and_reads_on(on: Run, fill: Fill) -> None:
+    ids = {(task, state): fill(state, task) for task in ("a", "b") for state in ("dead", "queued")}
+    fifth = fill(queue="vip")
+
+    def ask(*options: str) -> set[int]:
+        return {job["id"] for job in json.loads(on("jobs", "list", "--json", *options).stdout)}
+
+    assert ask("--state", "dead") == {ids["a", "dead"], ids["b", "dead"]}
+    assert ask("--task", "a") == {ids["a", "queued"], ids["a", "dead"]}
+    assert ask("--task", "a", "--state", "queued") == {ids["a", "queued"]}
+    assert ask("--queue", "vip") == {fifth}
+    assert ask("--limit", "2") == {fifth, fifth - 1}
+    assert ask("--limit", "2", "--before", str(fifth)) == {fifth - 1, fifth - 2}
+    assert ask("--task", "%") == ask("--task", "a%") == set()  # names are compared as they stand
+
+
+def test_an_empty_list_says_so_and_is_no_error(on: Run) -> None:
+    assert on("jobs", "list").stdout == "no jobs\n"
+    assert on("jobs", "list", "--json").stdout == "[]\n"
+
+
+@pytest.mark.parametrize("options", [("--state", "lost"), ("--limit", "0"), ("--limit", "1001"), ("--before", "x")])
+def test_a_filter_that_cannot_be_is_a_usage_error(on: Run, options: tuple[str, ...]) -> None:
+    on("jobs", "list", *options, code=2)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("args", "[1e5000]"),
+        ("args", '{"x": ' + "[" * 1_500 + "]" * 1_500 + "}"),
+        ("args", "[" + ",".join(["1e131071"] * 100) + "]"),
+        ("meta", "[1e5000]"),
+        ("created_at", "infinity"),
+        ("created_at", "-infinity"),
+        ("run_at", "20000-01-01Z"),
+        ("run_at", "1000-01-01Z BC"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_row_that_python_cannot_read_hides_no_other(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any], column: str, value: str
+) -> None:
+    """It is the row that somebody looks for."""
+    good, bad, dead = fill(), fill(), fill("dead")
+    connection.execute(f"update pgqueue.jobs set {column} = %s where id = %s", [value, bad])
+    connection.execute(f"update pgqueue.dead_jobs set {column} = %s where id = %s", [value, dead])
+    assert listed(on("jobs", "list").stdout) == [dead, bad, good]
+    assert listed(on("dead", "list").stdout) == [dead]
+    for command in ("jobs", "dead"):
+        shown = json.loads(on(command, "show", str(dead), "--args", "--json").stdout)
+        assert len(json.dumps(shown)) < 10_000
+        assert shown[column] is None or shown[column]["$pgqueue"] == "unreadable"
+    assert json.loads(on("dead", "redrive", str(dead), "--args", "[7]", "--json").stdout) == {"ids": [dead]}
+
+
+# -- show ----------------------------------------------------------------------------------------------------------
+
+
+def test_show_has_every_field_of_a_job_but_its_arguments(on: Run, fill: Fill) -> None:
+    job_id = fill(args={"card": "4111"}, meta={"k": 1}, unique_key="k", tags=None)
+    text = on("jobs", "show", str(job_id)).stdout
+    shown = dict(line.split(None, 1) for line in text.splitlines())
+    assert shown["id"] == str(job_id)
+    assert shown["state"] == "queued"
+    assert shown["task"] == "shop.send"
+    assert shown["meta"] == '{"k": 1}'
+    assert shown["unique_key"] == "k"
+    assert "args" not in shown
+    assert "4111" not in text
+
+
+def test_arguments_and_results_are_shown_only_when_asked_for(on: Run, fill: Fill) -> None:
+    job_id = fill("completed", args={"card": "4111"}, result={"paid": True})
+    for asked in (
+        ("jobs", "show", str(job_id)),
+        ("jobs", "show", str(job_id), "--json"),
+        ("jobs", "list"),
+        ("jobs", "list", "--json"),
+    ):
+        text = on(*asked).stdout
+        assert "4111" not in text
+        assert "paid" not in text
+    text = on("jobs", "show", str(job_id), "--args").stdout
+    assert 'args            {"card": "4111"}\n' in text  # as --args of a redrive takes it
+    assert 'result          {"paid": true}\n' in text
+    shown = json.loads(on("jobs", "show", str(job_id), "--args", "--json").stdout)
+    assert (shown["args"], shown["result"]) == ({"card": "4111"}, {"paid": True})
+
+
+def test_show_has_the_error_and_traceback_of_every_failed_attempt(on: Run, fill: Fill) -> None:
+    errors = [
+        {
+            "attempt": n,
+            "fence": n,
+            "at": "2026-01-01T00:00:00+00:00",
+            "error": f"Boom: {n}",
+            "traceback": f"line {n}\nagain",
+        }
+        for n in (1, 2)
+    ]
+    job_id = fill("dead", errors=errors)
+    for command in ("jobs", "dead"):
+        text = on(command, "show", str(job_id)).stdout
+        assert "attempt 1 at 2026-01-01T00:00:00+00:00: Boom: 1\n    line 1\n    again\n" in text
+        assert "attempt 2 at 2026-01-01T00:00:00+00:00: Boom: 2\n    line 2\n    again\n" in text
+        assert json.loads(on(command, "show", str(job_id), "--json").stdout)["errors"] == errors
+
+
+@pytest.mark.parametrize(
+    "command", [("jobs", "show"), ("jobs", "cancel"), ("dead", "show"), ("dead", "redrive"), ("dead", "purge")]
+)
+@pytest.mark.parametrize("job_id", ["7", "0", "9223372036854775807"])
+def test_an_unknown_id_is_a_failed_operation_and_named(on: Run, command: tuple[str, str], job_id: str) -> None:
+    result = on(*command, job_id, code=1)
+    assert job_id in result.stderr
+
+
+@pytest.mark.parametrize("job_id", ["x", "1.5", "", "1e3", "9" * 30])
+def test_an_id_that_is_none_is_an_error_without_a_traceback(on: Run, job_id: str) -> None:
+    on("jobs", "show", job_id, code=1 if job_id.isdecimal() else 2)
+
+
+# -- cancel ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["queued", "blocked"])
+def test_cancel_ends_a_job_that_has_not_started(on: Run, fill: Fill, state: str) -> None:
+    first, second = fill(state), fill(state)
+    assert on("jobs", "cancel", str(first)).stdout == f"job {first}: cancelled\n"
+    assert json.loads(on("jobs", "cancel", str(second), "--json").stdout) == {"id": second, "state": "cancelled"}
+    shown = json.loads(on("jobs", "show", str(first), "--json").stdout)
+    assert (shown["state"], shown["error"]) == ("cancelled", "cancelled by an operator")
+
+
+@pytest.mark.parametrize("state", ["running", "completed", "cancelled", "expired", "dead"])
+def test_cancel_leaves_every_other_job_alone_and_says_what_it_is(on: Run, fill: Fill, state: str) -> None:
+    job_id = fill(state)
+    assert (
+        f"job {job_id} is {state}: only a queued job can be cancelled"
+        in on("jobs", "cancel", str(job_id), code=1).stderr
+    )
+    assert json.loads(on("jobs", "show", str(job_id), "--json").stdout)["state"] == state

@@ -1,0 +1,123 @@
+"""The application that the workers of these tests run: jobs that tell a ledger what they do, and end when told to.
+
+The ledger is a file outside the tested database, one line an event, written with O_APPEND and synced, so that it holds
+what a killed process did until its last moment. A gate is a file: a job that waits for one ends when it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+from pgqueue import Context, PgQueue, RetryPolicy
+from pgqueue.events import Event
+from pgqueue.job import Job
+
+app = PgQueue()  # PGQUEUE_DATABASE_URL
+
+not_an_app = "a module may hold anything"
+
+
+def write(event: str, job: Job) -> None:
+    """One line: monotonic ns, pid, worker, job id, fence, attempt, event."""
+    line = f"{time.monotonic_ns()} {os.getpid()} {job.worker_id} {job.id} {job.fence} {job.attempt} {event}\n"
+    ledger = os.open(os.environ["TEST_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(ledger, line.encode())
+        os.fsync(ledger)
+    finally:
+        os.close(ledger)
+
+
+def is_open(gate: str) -> bool:
+    return (Path(os.environ["TEST_LEDGER"]).parent / gate).exists()
+
+
+@app.task
+def quick(ctx: Context, canary: str = "") -> None:
+    write("started", ctx.job)
+    write("finished", ctx.job)
+
+
+@app.task
+def hold_thread(ctx: Context, gate: str) -> None:
+    """Keeps a thread, and does not ask whether it should end."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        time.sleep(0.01)
+    write("finished", ctx.job)
+
+
+@app.task
+async def hold_slot(ctx: Context, gate: str) -> None:
+    """Waits on the event loop, where it can be cancelled."""
+    write("started", ctx.job)
+    try:
+        while not is_open(gate):
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        write("interrupted", ctx.job)
+        raise
+    write("finished", ctx.job)
+
+
+@app.task
+async def block_loop(ctx: Context, gate: str) -> None:
+    """What an async job must not do: nothing else runs on the loop meanwhile."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        time.sleep(0.01)
+    write("finished", ctx.job)
+
+
+@app.task
+def hold_gil(ctx: Context, gate: str) -> None:
+    """No other thread of the process gets anywhere: one C call after the other, a quarter of a second each."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        sum(range(10_000_000))
+    write("finished", ctx.job)
+
+
+@app.task
+def meet(ctx: Context, other: str, me: str) -> None:
+    """Ends when another job runs at the same time."""
+    write("started", ctx.job)
+    (Path(os.environ["TEST_LEDGER"]).parent / me).touch()
+    while not is_open(other):
+        time.sleep(0.01)
+    write("finished", ctx.job)
+
+
+@app.task
+def die(ctx: Context, ways: list[str]) -> None:
+    """Takes its process along, in another way in each run."""
+    write("started", ctx.job)
+    match ways[ctx.job.fence - 1]:
+        case "exit 0" | "exit 1" | "exit 70" as way:
+            os._exit(int(way[5:]))
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "segfault":
+            ctypes.string_at(0)
+
+
+@app.task(retry=RetryPolicy(delay=0.05, jitter=0), max_attempts=2)
+def fail(ctx: Context, canary: str) -> None:
+    write("started", ctx.job)
+    raise RuntimeError(f"no luck with {canary}")
+
+
+@app.task
+def talk(ctx: Context, text: str) -> None:
+    ctx.log.info(text)
+
+
+@app.on("rescued")
+@app.on("dead_lettered")
+def tell(event: Event) -> None:
+    write(event.name, event.job)

@@ -1,0 +1,84 @@
+"""A process that works is killed, or kills itself: its supervisor sees it at once, and no job is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.crash import tasks
+from tests.crash.processes import ended, row, workers
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
+
+
+def test_the_jobs_of_a_killed_process_run_again_in_another_and_lose_no_attempt(start, ledger, connection):
+    jobs = [
+        tasks.hold_thread.enqueue(connection, "gate").id,
+        tasks.hold_slot.enqueue(connection, "gate").id,
+        tasks.block_loop.enqueue(connection, "gate").id,
+    ]
+    worker = start(concurrency=3)
+    first = [ledger.wait_for("started", job) for job in jobs]
+    (child,) = worker.children()
+    assert {entry.pid for entry in first} == {child}
+    dead_worker = workers(connection)[child]
+
+    os.kill(child, signal.SIGKILL)
+
+    again = [ledger.wait_for("started", job, times=2) for job in jobs]
+    assert child not in {entry.pid for entry in again}
+    assert [(entry.fence, entry.attempt) for entry in again] == [(2, 1)] * 3
+    assert [row(connection, job).crashes for job in jobs] == [1, 1, 1]
+    assert dead_worker not in workers(connection).values()
+    assert {line["job_id"] for line in worker.log("job_rescued")} == set(jobs)
+
+    ledger.open("gate")
+    for job in jobs:
+        end = ended(connection, job)
+        assert (end.state, end.attempt, end.fence, end.crashes) == ("completed", 1, 2, 1)
+        assert [error["error"] for error in end.errors] == ["the worker process was killed by SIGKILL"]
+        assert len(ledger.entries("finished", job)) == 1
+        told = ledger.wait_for("rescued", job)
+        assert told.pid in worker.children()  # a process that has the application, not the supervisor
+        assert told.attempt == 0
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_a_job_that_takes_its_process_along_three_times_is_dead_and_nobody_else_notices(start, ledger, connection):
+    neighbour = tasks.hold_thread.enqueue(connection, "gate").id
+    worker = start(processes=2, concurrency=1)
+    home = ledger.wait_for("started", neighbour).pid
+    poison = tasks.die.enqueue(connection, ["exit 0", "kill", "segfault"]).id
+
+    end = ended(connection, poison)
+    assert (end.state, end.reason, end.crashes, end.fence) == ("dead", "crashed", 3, 3)
+    assert [error["error"] for error in end.errors] == [
+        "the worker process exited with code 0",
+        "the worker process was killed by SIGKILL",
+        "the worker process was killed by SIGSEGV",
+    ]
+    runs = ledger.entries("started", poison)
+    assert [entry.attempt for entry in runs] == [1, 1, 1]
+    assert len({entry.pid for entry in runs}) == 3
+    assert len(worker.log("child_died")) == 3
+
+    after = tasks.quick.enqueue(connection).id  # for the next child: the other is busy
+    assert ended(connection, after).state == "completed"
+    assert ledger.wait_for("dead_lettered", poison).pid in worker.children()
+    ledger.open("gate")
+    assert ended(connection, neighbour)[:4] == ("completed", 1, 1, 0)
+    assert [entry.pid for entry in ledger.entries("started", neighbour)] == [home]
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+def test_a_job_that_exits_as_a_worker_does_is_a_crash_all_the_same(start, ledger, connection):
+    """With the codes of a drained process, of a stuck one and of one that broke by itself."""
+    poison = tasks.die.enqueue(connection, ["exit 0", "exit 1", "exit 70"]).id
+    worker = start(drain=True)
+    assert worker.wait() == 0
+    assert row(connection, poison)[:4] == ("dead", 1, 3, 3)
+    assert len(worker.log("child_died")) == 3

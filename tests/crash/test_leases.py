@@ -1,0 +1,125 @@
+"""Liveness: a worker that can no longer renew its lease loses its jobs, and can do no harm when it comes back; one that
+is only slow, busy or blocked keeps them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psycopg
+import pytest
+
+from tests.crash import tasks
+from tests.crash.processes import ended, is_alive, is_stopped, row, workers
+from tests.helpers import eventually
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
+
+
+def test_a_long_job_is_never_rescued_whatever_it_does_to_its_process(start, ledger, connection):
+    long = [tasks.hold_slot, tasks.hold_thread, tasks.block_loop, tasks.hold_gil]
+    jobs = [task.enqueue(connection, "gate").id for task in long]
+    start(processes=4, concurrency=1, lease=2.5)
+    start(concurrency=1, lease=2.5)  # would take what another loses, and looks for it all the time
+    for job in jobs:
+        ledger.wait_for("started", job)
+
+    renewed = "select count(*) from pgqueue.workers where heartbeat_at > started_at + interval '5.5 s'"
+    eventually(lambda: connection.execute(renewed).fetchone() == (5,), timeout=30)  # more than two leases
+
+    ledger.open("gate")
+    for job in jobs:
+        assert ended(connection, job)[:4] == ("completed", 1, 1, 0)
+        assert len(ledger.entries("started", job)) == 1
+
+
+def test_when_its_supervisor_is_killed_a_process_ends_and_another_worker_runs_its_jobs(start, ledger, connection):
+    jobs = [task.enqueue(connection, "gate").id for task in (tasks.hold_thread, tasks.hold_gil)]
+    first = start(lease=2, processes=2, concurrency=1)
+    for job in jobs:
+        ledger.wait_for("started", job)
+    children = first.children()
+    registered = set(workers(connection).values())
+    second = start(lease=10)
+
+    first.signal(signal.SIGKILL)
+
+    eventually(lambda: not any(is_alive(child) for child in children))
+    again = [ledger.wait_for("started", job, times=2) for job in jobs]
+    assert {entry.pid for entry in again} == set(second.children())
+    assert [(entry.fence, entry.attempt) for entry in again] == [(2, 1)] * 2
+    assert not registered & set(workers(connection).values())
+    ledger.open("gate")
+    for job in jobs:
+        assert ended(connection, job)[:4] == ("completed", 1, 2, 0)  # a lapsed lease is no crash
+        assert len(ledger.entries("finished", job)) == 1
+
+
+def test_a_process_frozen_for_a_moment_keeps_its_job(start, ledger, connection):
+    job = tasks.hold_thread.enqueue(connection, "gate").id
+    worker = start()
+    child = ledger.wait_for("started", job).pid
+
+    os.kill(child, signal.SIGSTOP)
+    eventually(lambda: worker.log("child_stopped"))
+    beat = _heartbeat(connection)
+    os.kill(child, signal.SIGCONT)
+
+    eventually(lambda: _heartbeat(connection) > beat)  # it goes on without waiting for its turn, 10 s from now
+    ledger.open("gate")
+    assert ended(connection, job)[:4] == ("completed", 1, 1, 0)
+    assert worker.children() == [child]
+
+
+def test_a_frozen_process_is_killed_before_its_lease_ends_and_its_job_runs_in_another(start, ledger, connection):
+    job = tasks.hold_thread.enqueue(connection, "gate").id
+    worker = start(lease=2, processes=2)
+    first = ledger.wait_for("started", job)
+
+    os.kill(first.pid, signal.SIGSTOP)
+
+    second = ledger.wait_for("started", job, times=2)
+    assert not is_alive(first.pid)
+    assert (second.fence, second.attempt) == (2, 1)
+    assert second.pid != first.pid
+    eventually(lambda: len(worker.children()) == 2)
+    ledger.open("gate")
+    assert ended(connection, job)[:4] == ("completed", 1, 2, 0)
+
+
+def test_a_worker_frozen_as_a_whole_can_do_no_harm_when_it_wakes(start, ledger, connection):
+    job = tasks.hold_thread.enqueue(connection, "gate").id
+    frozen = start(lease=2)
+    first = ledger.wait_for("started", job)
+    healthy = start(lease=10)
+    eventually(lambda: set(healthy.children()) & set(workers(connection)))
+    for pid in (frozen.pid, first.pid):
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda pid=pid: is_stopped(pid))
+
+    second = ledger.wait_for("started", job, times=2)
+    assert second.pid in healthy.children()
+    held = row(connection, job)
+
+    # The process alone comes back first, and finishes what is no longer its own.
+    ledger.open("gate")
+    os.kill(first.pid, signal.SIGCONT)
+    eventually(lambda: frozen.log("claim_lost"))
+    end = ended(connection, job)
+    assert end[:4] == ("completed", 1, 2, 0)
+    assert end.worker == held.worker
+
+    os.kill(frozen.pid, signal.SIGCONT)
+    eventually(lambda: frozen.log("lease_lost"))
+    eventually(lambda: set(frozen.children()) - {first.pid} and not is_alive(first.pid))
+    eventually(lambda: len(workers(connection)) == 2)
+    healthy.signal(signal.SIGTERM)
+    assert healthy.wait() == 0
+    after = tasks.quick.enqueue(connection).id
+    assert ended(connection, after).state == "completed"
+    assert ledger.wait_for("finished", after).pid in frozen.children()
+    assert row(connection, job) == end
+
+
+def _heartbeat(connection: psycopg.Connection) -> object:
+    return connection.execute("select heartbeat_at from pgqueue.workers").fetchone()[0]

@@ -1,0 +1,247 @@
+"""Query plans: every statement of a worker finds its jobs by the index its header names, whatever the planner believes.
+
+The hardest case is the plan that is kept: made while the table was empty, and used when it is full, until somebody
+analyses it. So each statement is prepared and planned on empty tables first, in a session as a worker's are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgqueue.link import SESSION
+from pgqueue.sql import Statements, statements
+
+WORKER = uuid4()
+IDS = list(range(1, 21))
+EACH: dict[str, Any] = {"worker_id": WORKER, "ids": IDS, "fences": [1] * 20, "now": None}
+TEXTS = ["x"] * 20
+JOB: dict[str, Any] = {
+    "queue": "q1", "task": "t", "priority": 0, "run_at": None, "delay": 0.0, "max_attempts": 4, "expires_in": None,
+    "timeout": None, "args": "{}", "retry": None, "unique_key": None, "tags": None, "meta": None,
+}  # fmt: skip
+
+# verb: (its parameters, the indexes of `jobs` it may use)
+WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "claim": (
+        {"worker_id": WORKER, "tasks": ["t"], "queues": None, "after": "", "limit": 20, "now": None},
+        {"jobs_due", "jobs_pkey"},
+    ),
+    "next_due": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_due"}),
+    "ghosts": ({"worker_id": WORKER, "held": IDS}, {"jobs_running", "jobs_pkey"}),
+    "complete": ({**EACH, "results": TEXTS}, {"jobs_pkey"}),
+    "retry": ({**EACH, "delays": [1.0] * 20, "errors": TEXTS, "tracebacks": TEXTS}, {"jobs_pkey"}),
+    "dead_letter": ({**EACH, "reasons": ["attempts"] * 20, "errors": TEXTS, "tracebacks": TEXTS}, {"jobs_pkey"}),
+    "give_back": ({**EACH, "delays": [1.0] * 20}, {"jobs_pkey"}),
+    "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
+    "settled": ({"ids": IDS, "fences": [1] * 20}, set()),
+    "rescue": (
+        {"workers": [WORKER], "crashed": True, "why": "x", "max_crashes": 3, "now": None},
+        {"jobs_running", "jobs_pkey"},
+    ),
+    "lapsed": ({"now": None}, {"jobs_running"}),
+    "expire": ({"limit": 1_000, "now": None}, {"jobs_expiring", "jobs_pkey"}),
+}
+# What applications and operators run, in sessions of their own, planned when the tables are full.
+OTHERS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "enqueue": (JOB, set()),
+    "wake": ({"queues": ["q1", "q2"], "but": None}, set()),
+    "holder": ({"unique_key": "k7"}, {"jobs_unique"}),
+    "cancel": ({"ids": IDS, "error": "x", "now": None}, {"jobs_pkey"}),
+    "redrive": ({"ids": IDS, "args": None, "now": None}, set()),
+    "purge": ({"ids": IDS}, set()),
+}
+
+MODES = ("force_generic_plan", "force_custom_plan")
+STAGES = ("planned when empty", "filled and not analysed", "analysed", "claimed since")
+
+
+class Prepared:
+    """One statement, prepared in a session: EXPLAIN shows the plan that an execution would use, also a kept one."""
+
+    def __init__(self, connection: psycopg.Connection[Any], text: str, params: dict[str, Any], name: str) -> None:
+        self._connection = connection
+        self._name = sql.Identifier(name)
+        order = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+        numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${order.index(found[1]) + 1}", text).replace("%%", "%")
+        self._values = [sql.Literal(params[one]) for one in order]
+        connection.execute(sql.SQL("prepare {} as ").format(self._name) + sql.SQL(numbered))
+
+    def plan(self) -> list[dict[str, Any]]:
+        """Every node of its plan."""
+        explain = sql.SQL("explain (format json) execute {} ({})").format(self._name, sql.SQL(", ").join(self._values))
+        row = self._connection.execute(explain).fetchone()
+        assert row is not None
+        plan = row[0] if isinstance(row[0], list) else json.loads(row[0])
+        return list(_nodes(plan[0]["Plan"]))
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", ()):
+        for below in _nodes(child):
+            yield {"Above": node["Node Type"], **below} if below is child else below
+
+
+Plans = dict[tuple[str, str, str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def plans(pgqueue_server: str, pgqueue_template: str) -> Iterator[Plans]:
+    """(verb, mode, stage) -> the nodes of the plan."""
+    from pgqueue.testing import _new_database, _url
+
+    with _new_database(pgqueue_server, pgqueue_template) as name:
+        url = _url(pgqueue_server, name)
+        with psycopg.connect(url, autocommit=True) as filler:
+            # No autovacuum: it would analyse when it pleases.
+            for table in ("jobs", "job_errors", "dead_jobs", "workers", "sleepers"):
+                filler.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
+            filler.execute("analyze")
+            yield _plans(url, filler, statements("pgqueue"))
+
+
+def _plans(url: str, filler: psycopg.Connection[Any], texts: Statements) -> Plans:
+    found: Plans = {}
+    sessions = [psycopg.connect(url, autocommit=True) for _ in MODES]
+    try:
+        prepared: dict[tuple[str, str], Prepared] = {}
+        for mode, session in zip(MODES, sessions, strict=True):
+            session.execute(SESSION)
+            session.execute(f"set plan_cache_mode = {mode}")
+            for verb, (params, _) in WORKERS.items():
+                prepared[verb, mode] = Prepared(session, texts[verb], params, verb)
+
+        def look(stage: str, verbs: dict[str, Any]) -> None:
+            for verb in verbs:
+                for mode in MODES:
+                    found[verb, mode, stage] = prepared[verb, mode].plan()
+
+        look("planned when empty", WORKERS)
+        _fill(filler)
+        look("filled and not analysed", WORKERS)
+        for session in sessions:
+            session.execute("reset enable_seqscan")
+        for mode, session in zip(MODES, sessions, strict=True):
+            for verb, (params, _) in OTHERS.items():
+                prepared[verb, mode] = Prepared(session, texts[verb], params, verb)
+        look("filled and not analysed", OTHERS)
+        for session in sessions:
+            session.execute(SESSION)
+        filler.execute("analyze")
+        look("analysed", WORKERS)
+        filler.execute("update pgqueue.jobs set state = 'running', worker_id = %s, fence = 1 where id <= 500", [WORKER])
+        for session in sessions:
+            session.execute("reset enable_seqscan")
+        look("analysed", OTHERS)
+        for session in sessions:
+            session.execute(SESSION)
+            session.execute("discard plans")  # planned anew, by statistics that know of no running job
+        look("claimed since", WORKERS)
+    finally:
+        for session in sessions:
+            session.close()
+    return found
+
+
+def _fill(connection: psycopg.Connection[Any]) -> None:
+    """20,000 jobs in 3 queues of 2 priorities, a quarter of them for tomorrow; some of everything else."""
+    connection.execute(
+        "insert into pgqueue.jobs (task, queue, priority, run_at, unique_key, expires_at) "
+        "select 't', 'q' || i % 3, i % 2, now() + (i % 4 = 0)::int * interval '1 day', 'k' || i, "
+        "now() + interval '1 hour' from generate_series(1, 20000) as i"
+    )
+    connection.execute(
+        "insert into pgqueue.job_errors (job_id, fence, attempt, at, error) "
+        "select i, 1, 1, now(), 'x' from generate_series(1, 5000) as i"
+    )
+    connection.execute(
+        "insert into pgqueue.finished_jobs (id, state, task, finished_at) "
+        "select i, 'completed', 't', now() from generate_series(30000, 35000) as i"
+    )
+    connection.execute(
+        "insert into pgqueue.dead_jobs (id, task, died_at, reason) "
+        "select i, 't', now(), 'attempts' from generate_series(40000, 45000) as i"
+    )
+    # Sleepers that woke up long ago: what a fleet leaves behind while somebody's snapshot keeps vacuum from working.
+    connection.execute(
+        "insert into pgqueue.sleepers (worker_id, queue, until) "
+        "select gen_random_uuid(), 'q' || i % 3, now() - interval '1 hour' from generate_series(1, 5000) as i"
+    )
+
+
+def on_jobs(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [node for node in nodes if node.get("Relation Name") == "jobs" and "Scan" in node["Node Type"]]
+
+
+def indexes_of_jobs(nodes: list[dict[str, Any]]) -> set[str]:
+    return {node["Index Name"] for node in nodes if node.get("Index Name", "").startswith("jobs_")}
+
+
+WORKER_CASES = [(verb, mode, stage) for verb in WORKERS for mode in MODES for stage in STAGES]
+OTHER_CASES = [(verb, mode, stage) for verb in OTHERS for mode in MODES for stage in STAGES[1:3]]
+
+
+@pytest.mark.parametrize(("verb", "mode", "stage"), WORKER_CASES)
+def test_a_workers_statement_finds_its_jobs_by_the_right_index(plans: Plans, verb: str, mode: str, stage: str) -> None:
+    nodes = plans[verb, mode, stage]
+    used, allowed = indexes_of_jobs(nodes), WORKERS[verb][1]
+    assert used <= allowed, used
+    assert bool(used) is bool(allowed)
+    assert not [node for node in on_jobs(nodes) if node["Node Type"] == "Seq Scan"]
+    for node in nodes:  # a walk along a whole index is no better
+        if node.get("Index Name") in allowed:
+            assert (
+                node.get("Index Cond")
+                or node["Above"] in ("Limit", "LockRows", "Result")
+                or (
+                    node["Index Name"] == "jobs_running"  # small: what runs
+                )
+            ), node
+
+
+@pytest.mark.parametrize(("verb", "mode", "stage"), OTHER_CASES)
+def test_what_applications_and_operators_run_uses_an_index_too(plans: Plans, verb: str, mode: str, stage: str) -> None:
+    nodes = plans[verb, mode, stage]
+    used, allowed = indexes_of_jobs(nodes), OTHERS[verb][1]
+    assert used == allowed
+    assert not [node for node in nodes if node["Node Type"] == "Seq Scan"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("verb", ["enqueue", "wake"])
+def test_looking_for_a_sleeper_passes_by_those_that_are_awake(plans: Plans, verb: str, mode: str) -> None:
+    """However many rows they left behind: the index is bounded by `until`."""
+    for stage in STAGES[1:3]:
+        (probe,) = [node for node in plans[verb, mode, stage] if node.get("Relation Name") == "sleepers"]
+        text = json.dumps([node for node in plans[verb, mode, stage] if node.get("Index Name") == "sleepers_asleep"])
+        assert "sleepers_asleep" in text, probe
+        assert "until" in text.replace("Filter", ""), probe
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_claim_stops_at_what_is_due(plans: Plans, mode: str, stage: str) -> None:
+    """run_at bounds the index: a million jobs scheduled for tomorrow cost nothing."""
+    bounds = [node.get("Index Cond", "") for node in on_jobs(plans["claim", mode, stage])]
+    assert any("run_at <=" in bound and "queue =" in bound and "priority =" in bound for bound in bounds), bounds
+
+
+def test_the_indexes_above_are_those_that_the_headers_name() -> None:
+    from pgqueue.sql import source
+
+    for verb, text in source("job", "worker"):
+        header = " ".join(line.removeprefix("--").strip() for line in text.splitlines() if line.startswith("--"))
+        named = re.search(r"Index(?:es)?: ([^.]*)", header)
+        if verb in WORKERS and named:
+            words = named[1].replace("the primary key", "jobs_pkey").replace("primary key", "jobs_pkey")
+            said = set(re.findall(r"jobs_\w+", words))
+            assert said <= WORKERS[verb][1], verb
+            assert WORKERS[verb][1] - said <= {"jobs_pkey"}, verb  # by which a row that was found is written

@@ -1,0 +1,150 @@
+"""Log lines: one line whatever the fields hold, nothing that steers a terminal, and JSON that a machine can read."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgqueue import logs
+from pgqueue.context import JobLogger
+from pgqueue.logs import FIELDS, JsonFormatter, TextFormatter, one_line
+
+HOSTILE = [
+    "two\nlines",
+    "two\r\nlines",
+    "\x1b[2J\x1b]0;title\x07",
+    "\x9b31m",  # a CSI of one byte
+    "\u202egnp.exe",  # written from right to left
+    "\u2066\u2069\u200f",
+    "\u2028\u2029\x85\x0b\x0c\x1c",  # what else ends a line somewhere
+    "a\0b",
+    "\ud800",
+    "\ufeff\u200b",
+]
+
+
+def record(message: str = "completed", /, exc_info: Any = None, **fields: Any) -> logging.LogRecord:
+    made = logging.LogRecord("pgqueue", logging.INFO, __file__, 1, message, None, exc_info)
+    made.created = 1769847302.1134
+    vars(made).update(fields)
+    return made
+
+
+def caught(error: BaseException) -> Any:
+    try:
+        raise error
+    except type(error):
+        return sys.exc_info()
+
+
+def test_a_line_of_text_says_when_what_and_which_job() -> None:
+    line = TextFormatter().format(
+        record(event="job_completed", job_id=7, task="shop.send", attempt=1, seconds=0.02, worker_id=None)
+    )
+    assert line == "2026-01-31T08:15:02.113Z INFO    completed job_id=7 task=shop.send attempt=1 seconds=0.02"
+
+
+def test_a_line_of_json_has_the_same_and_the_event() -> None:
+    line = JsonFormatter().format(record(event="job_completed", job_id=7, task="shop.send", other="x"))
+    assert json.loads(line) == {
+        "time": "2026-01-31T08:15:02.113Z",
+        "level": "INFO",
+        "message": "completed",
+        "event": "job_completed",
+        "job_id": 7,
+        "task": "shop.send",
+    }
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_it_is_one_printable_line_whatever_message_and_fields_hold(formatter: logging.Formatter, text: str) -> None:
+    line = formatter.format(record(f"handler of {text} failed", **dict.fromkeys(FIELDS, text)))
+    assert line.isprintable()
+    assert len(line.splitlines()) == 1
+    line.encode()
+
+
+@given(
+    st.text(),
+    st.one_of(st.none(), st.text(), st.integers(), st.floats(allow_nan=False), st.binary(), st.lists(st.text())),
+)
+def test_a_line_of_json_can_be_read_back(message: str, value: Any) -> None:
+    line = JsonFormatter().format(record(message.replace("%", "%%"), error=value))
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line)["message"] == message.replace("%", "%%")
+
+
+@given(st.text())
+def test_what_is_printable_stays_as_it_is_and_the_rest_is_escaped(text: str) -> None:
+    line = one_line(text)
+    assert line.isprintable()
+    assert (line == text) is text.isprintable()
+    assert [char for char in text if char.isprintable()] == [char for char in text if char in line]
+
+
+def test_words_in_any_language_are_left_alone() -> None:
+    for text in ("grün", "日本語", "مرحبا", "naïve 😀", "a\\nb"):
+        assert one_line(text) == text
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_a_traceback_follows_below_in_text_and_steers_no_terminal(text: str) -> None:
+    lines = TextFormatter().format(record("the worker broke", caught(ValueError(text)))).split("\n")
+    assert lines[0].rstrip().endswith("the worker broke")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert all(line.isprintable() for line in lines)
+
+
+def test_a_traceback_stays_on_its_line_in_json() -> None:
+    line = JsonFormatter().format(record("the worker broke", caught(ValueError("two\nlines"))))
+    assert len(line.splitlines()) == 1
+    assert json.loads(line)["traceback"].endswith("ValueError: two\nlines")
+
+
+def test_a_field_that_is_no_json_is_written_as_text() -> None:
+    assert json.loads(JsonFormatter().format(record(worker_id=ValueError("x"))))["worker_id"] == "x"
+
+
+@pytest.fixture
+def root() -> Any:
+    """The root logger, left as it was found."""
+    logger = logging.getLogger()
+    before, level = logger.handlers[:], logger.level
+    quiet = logging.getLogger("psycopg").level
+    yield logger
+    logger.handlers[:] = before
+    logger.setLevel(level)
+    logging.getLogger("psycopg").setLevel(quiet)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"), [("text", r"^\S+Z WARNING aloud job_id=7\n$"), ("json", r'^\{"time".*\}\n$')]
+)
+def test_configure_logs_to_standard_error_from_a_level_on(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch, form: str, expected: str
+) -> None:
+    err = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    logs.configure("warning", form)
+    logging.getLogger("pgqueue").info("not heard", extra={"job_id": 7})
+    logging.getLogger("pgqueue").warning("aloud", extra={"job_id": 7})
+    logging.getLogger("psycopg").warning("error ignored terminating the connection")
+    assert re.fullmatch(expected, err.getvalue())
+
+
+def test_a_jobs_own_lines_name_the_job_and_may_say_more(caplog: pytest.LogCaptureFixture) -> None:
+    log = JobLogger(logging.getLogger("pgqueue"), {"job_id": 7, "task": "shop.send", "attempt": 2})
+    with caplog.at_level("INFO", "pgqueue"):
+        log.info("sent %d", 3, extra={"seconds": 1.5})
+    (line,) = caplog.records
+    assert TextFormatter().format(line).endswith("INFO    sent 3 job_id=7 task=shop.send attempt=2 seconds=1.5")

@@ -1,0 +1,142 @@
+"""The connection breaks after a commit and before its answer: what was done counts once, and nobody cries loss."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgqueue import db
+from pgqueue.events import Events
+from pgqueue.job import DeadReason
+from pgqueue.link import Link
+from pgqueue.worker.claim import attempt
+from pgqueue.worker.heartbeat import Heart
+from pgqueue.worker.settle import Settlement, Settler, ToCancelled, ToComplete, ToDead, ToGiveBack, ToRetry
+from tests.crash.processes import ended, row
+from tests.helpers import run, worker_row
+
+
+class Unlucky(Link):
+    """Its first statement is committed, and the answer never arrives."""
+
+    breaks = 1
+
+    async def perform(self, steps: Any) -> Any:
+        answer = await super().perform(steps)
+        if self.breaks:
+            self.breaks -= 1
+            await self.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state", "attempts"),
+    [
+        (ToComplete("42"), "completed", 1),
+        (ToRetry(60.0, "RuntimeError: no"), "queued", 1),
+        (ToDead(DeadReason.ATTEMPTS, "RuntimeError: no"), "dead", 1),
+        (ToCancelled("why not"), "cancelled", 1),
+        (ToGiveBack(60.0), "queued", 0),
+        (ToGiveBack(None), "queued", 0),
+    ],
+)
+def test_a_settle_that_was_committed_unheard_counts_once(
+    app, connection, pgqueue_database, logged, verdict, state, attempts
+):
+    told: list[str] = []
+
+    @app.task
+    def note() -> None:
+        """Claimed by hand below."""
+
+    for name in ("completed", "retried", "dead_lettered", "cancelled", "snoozed", "released", "claim_lost"):
+        app.on(name)(lambda event: told.append(event.name))
+    jobs = note.enqueue_many(connection, [(), ()])
+    worker_id = worker_row(app, connection, [note.name])
+    claims = run(connection, db.claim(app.statements, worker_id, [note.name], None, 10))
+
+    async def settle(events: Events) -> None:
+        link = Unlucky(pgqueue_database, "settle", random.random)
+        settler = Settler(app.statements, link, worker_id, events, lambda: None)
+        writing = asyncio.create_task(settler.run())
+        for claim in claims:
+            settler.add(Settlement(attempt(claim, note, worker_id), verdict, 0.1))
+        await settler.flushed()
+        await events.finish(5)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await link.close()
+
+    asyncio.run(settle(app.events))
+    for job in jobs:
+        assert row(connection, job)[:3] == (state, attempts, 1)
+    assert not logged("claim_lost")
+    assert len(told) == 2
+    assert "claim_lost" not in told
+
+
+def test_a_worker_whose_registration_was_committed_unheard_works(app, work, connection, monkeypatch):
+    perform, lost = Heart.perform, []
+
+    def break_once(self: Heart, steps: Any) -> Any:
+        answer = perform(self, steps)
+        if self.is_alive() and not lost:  # not the check of the schema, which comes before the thread
+            lost.append(True)
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return answer
+
+    monkeypatch.setattr(Heart, "perform", break_once)
+
+    @app.task
+    def nothing() -> None:
+        """Done as soon as it is started."""
+
+    job = nothing.enqueue(connection).id
+    work(lease=2)
+    assert ended(connection, job).state == "completed"
+    assert lost
+    assert connection.execute("select count(*) from pgqueue.workers").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("refusal", ["a result PostgreSQL cannot store", "a constraint of somebody else's"])
+def test_an_end_that_postgresql_refuses_holds_up_no_other(app, connection, pgqueue_database, logged, refusal):
+    @app.task(name="bad")
+    def bad() -> None:
+        """Claimed by hand below."""
+
+    @app.task(name="good")
+    def good() -> None:
+        """Claimed by hand below."""
+
+    if refusal.endswith("else's"):
+        connection.execute("alter table pgqueue.finished_jobs add constraint picky check (task <> 'bad')")
+    odd, *jobs = bad.enqueue(connection).id, *good.enqueue_many(connection, [(), ()])
+    worker_id = worker_row(app, connection, ["bad", "good"])
+    claims = run(connection, db.claim(app.statements, worker_id, ["bad", "good"], None, 10))
+
+    async def settle() -> None:
+        link = Link(pgqueue_database, "settle", random.random)
+        settler = Settler(app.statements, link, worker_id, app.events, lambda: None)
+        writing = asyncio.create_task(settler.run())
+        for claim in claims:
+            result = '"\\u0000"' if claim.id == odd and refusal.startswith("a result") else "42"
+            settler.add(Settlement(attempt(claim, app.tasks[claim.task], worker_id), ToComplete(result), 0.1))
+        async with asyncio.timeout(20):
+            await settler.flushed()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await link.close()
+
+    asyncio.run(settle())
+    assert [row(connection, job).state for job in jobs] == ["completed"] * 2
+    assert [record.job_id for record in logged("settle_refused")] == [odd]
+    if refusal.endswith("else's"):
+        assert row(connection, odd).state == "running"
+    else:
+        (result,) = connection.execute("select result from pgqueue.finished_jobs where id = %s", [odd]).fetchone()
+        assert result["$pgqueue"] == "result dropped"
