@@ -21,7 +21,8 @@ JOBS = 20_000
 
 CLAIM = """
 with picked as (
-    select id from raw_jobs where state = 'queued' and run_at <= now() order by run_at, id limit 500 for update skip locked
+    select id from raw_jobs where state = 'queued' and run_at <= now()
+    order by run_at, id limit 500 for update skip locked
 )
 update raw_jobs set state = 'running' from picked where raw_jobs.id = picked.id returning raw_jobs.id, args
 """

@@ -68,7 +68,8 @@ def purge(sql: Statements, *, dry_run: bool = False, **which: Unpack[DeadFilter]
 
 def _find(sql: Statements, which: DeadFilter) -> Steps[list[int]]:
     """A filter that was forgotten must not mean every job."""
-    if not which.pop("everything", False) and not any(value is not None for value in which.values()):
+    everything = which.pop("everything", False)
+    if not everything and not any(value is not None for name, value in which.items() if name != "limit"):
         raise InvalidOption("say which dead jobs: an id, task, queue, reason, error or age; or everything=True")
     for age in ("older_than", "younger_than"):
         if which.get(age) is not None:

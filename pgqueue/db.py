@@ -236,9 +236,9 @@ def cancel(sql: Statements, ids: list[int], why: str, now: Now = None) -> Steps[
     return _ids((yield Call(sql["cancel"], {"ids": ids, "error": why, "now": now})))
 
 
-def expire(sql: Statements, limit: int, now: Now = None) -> Steps[set[int]]:
-    """Moves up to `limit` jobs that were not started in time."""
-    return _ids((yield Call(sql["expire"], {"limit": limit, "now": now})))
+def expire(sql: Statements, limit: int, now: Now = None) -> Steps[Rows]:
+    """Moves up to `limit` jobs that were not started in time: their (id, task, queue)."""
+    return (yield Call(sql["expire"], {"limit": limit, "now": now}))
 
 
 def redrive(sql: Statements, ids: list[int], args: str | None = None, now: Now = None) -> Steps[list[int]]:

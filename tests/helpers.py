@@ -48,7 +48,7 @@ def job_in(app: PgQueue, connection: psycopg.Connection[Any], state: str, task: 
         run(connection, db.cancel(sql, [job_id], "because"))
         return job_id
     if state == "expired":
-        eventually(lambda: job_id in run(connection, db.expire(sql, 1_000)))
+        eventually(lambda: job_id in {row[0] for row in run(connection, db.expire(sql, 1_000))})
         return job_id
     worker_id = worker_row(app, connection, tasks=[task])
     claims = {claim.id: claim for claim in run(connection, db.claim(sql, worker_id, [task], None, 1_000))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -106,30 +107,38 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
-    """A table that fits the terminal; control characters in any field are escaped."""
+    """A table; where the terminal is too narrow for it, one job below the other. No field can steer the terminal."""
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        wide = column == "error"
-        table.add_column(
-            column,
-            overflow="fold" if wide else "ellipsis",
-            no_wrap=not wide,
-            ratio=1 if wide else None,
-            min_width=6 if column == "id" else None,
-        )
-    count = 0
-    for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row))
-        count += 1
-    if count:
-        Console(highlight=False, soft_wrap=False).print(table)
-    else:
+    texts = [[cell(value) for value in row] for row in rows]
+    if not texts:
         click.echo(empty)
+        return
+    # Into a file or a pipe nothing is cut, for grep.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1_000)
+    widths = [max(map(cell_len, column)) for column in zip(columns, *texts, strict=True)]
+    if "error" in columns:  # takes what the others leave
+        widths[columns.index("error")] = 24
+    if sum(widths) + 3 * (len(widths) - 1) <= console.width:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold", no_wrap=column != "error")
+        for row in texts:
+            table.add_row(*map(Text, row))
+        console.print(table)
+        return
+    for row in texts:
+        record = Table.grid(padding=(0, 2))
+        record.add_column(no_wrap=True)
+        record.add_column(overflow="fold")
+        for column, text in zip(columns, row, strict=True):
+            if text:
+                record.add_row(column, Text(text))
+        console.print(record, "")
 
 
 def cell(value: Any) -> str:

@@ -125,7 +125,7 @@ def _which(ids: tuple[int, ...], which: dict[str, Any]) -> dict[str, Any]:
     chosen = {name: value for name, value in which.items() if value not in (None, False)}
     if ids:
         chosen["ids"] = list(ids)
-    if not chosen:
+    if not chosen.keys() - {"limit"}:
         raise click.UsageError("say which: ids, or --task, --error, --older-than …; --all for every dead job")
     return chosen
 

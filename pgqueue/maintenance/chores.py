@@ -12,7 +12,7 @@ import psycopg
 
 from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
-from pgqueue.maintenance.expire import expire
+from pgqueue.maintenance.expire import expire, tell_expired
 from pgqueue.maintenance.prune import prune
 from pgqueue.maintenance.rescue import sweep, tell
 from pgqueue.settings import WorkerSettings
@@ -34,7 +34,7 @@ def chores(
         while True:
             try:
                 tell(await link.transaction(sweep(sql)), events)
-                await link.perform(expire(sql))
+                tell_expired(await link.perform(expire(sql)), events)
                 if time.monotonic() >= next_prune:
                     await link.perform(prune(sql, retention))
                     next_prune = time.monotonic() + PRUNE_EVERY

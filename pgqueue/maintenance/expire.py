@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 
 from pgqueue import db
-from pgqueue.drivers import Steps
+from pgqueue.drivers import Rows, Steps
+from pgqueue.events import Event, Events
+from pgqueue.job import Job, State
 from pgqueue.sql import Statements
 
 log = logging.getLogger("pgqueue")
@@ -13,14 +15,20 @@ log = logging.getLogger("pgqueue")
 BATCH = 1_000  # jobs a statement: short locks, and a long queue of late jobs takes a few of them
 
 
-def expire(sql: Statements) -> Steps[int]:
-    """Expires every late job, batch by batch; how many."""
-    total = 0
+def expire(sql: Statements) -> Steps[Rows]:
+    """Expires every late job, batch by batch: their (id, task, queue)."""
+    late: Rows = []
     while True:
         done = yield from db.expire(sql, BATCH)
-        total += len(done)
+        late += done
         if len(done) < BATCH:
-            break
-    if total:
-        log.info("%d jobs expired before they were started", total, extra={"event": "jobs_expired"})
-    return total
+            return late
+
+
+def tell_expired(late: Rows, events: Events) -> None:
+    """Logs how many there were, and calls the handlers of each one's event."""
+    if late:
+        log.info("%d jobs expired before they were started", len(late), extra={"event": "jobs_expired"})
+    if events.wanted("expired"):
+        for job_id, task, queue in late:
+            events.emit(Event("expired", Job(id=job_id, task=task, queue=queue, state=State.EXPIRED)))

@@ -138,10 +138,8 @@ class Heart(threading.Thread):
         return self._raw
 
     def perform(self, steps: Steps[Any]) -> Any:
-        """Runs the steps in one transaction, now."""
-        raw = self.connect()
-        with raw.transaction():
-            return perform_raw(raw, steps)
+        """Runs the steps now, each statement committed by itself: frozen between two, we hold no lock."""
+        return perform_raw(self.connect(), steps)
 
     def run(self) -> None:
         tries = 0
@@ -174,7 +172,8 @@ class Heart(threading.Thread):
     def _run_errand(self) -> None:
         steps, then = self._errands[0]
         try:
-            result = self.perform(steps())
+            with self.connect().transaction():  # half a burial would forget why its jobs came back
+                result = self.perform(steps())
         except INFRASTRUCTURE:
             raise  # it stays the next one
         except psycopg.Error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from pgqueue import PgQueue
 from pgqueue.cli import cli
+from pgqueue.testing import _new_database, _url
 from tests.helpers import job_in
 
 Run = Callable[..., Result]
@@ -52,6 +53,24 @@ def on(run: Run, pgqueue_database: str) -> Run:
         return run(*arguments, code=code, env={"PGQUEUE_DATABASE_URL": pgqueue_database, **(env or {})})
 
     return invoke
+
+
+@pytest.fixture(scope="session")
+def _untouched(pgqueue_server: str, pgqueue_template: str) -> Iterator[str]:
+    with _new_database(pgqueue_server, pgqueue_template) as name:
+        yield _url(pgqueue_server, name)
+
+
+@pytest.fixture
+def refused(run: Run, _untouched: str) -> Iterator[Run]:
+    """`run` on a migrated database that many tests share, for commands that write nothing: that is looked at."""
+
+    def invoke(*arguments: str, code: int, env: dict[str, str] | None = None) -> Result:
+        return run(*arguments, code=code, env={"PGQUEUE_DATABASE_URL": _untouched, **(env or {})})
+
+    yield invoke
+    with psycopg.connect(_untouched, autocommit=True) as connection:
+        assert connection.execute("select count(*) from pgqueue.all_jobs").fetchone() == (0,)
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from pgqueue import PgQueue, migrate
+from pgqueue.cli.common import explain
 from tests.cli.conftest import Fill, Run
 from tests.roles import new_role
 
@@ -74,29 +76,30 @@ def test_a_database_that_does_not_exist_is_exit_3(run: Run, pgqueue_server: str,
     assert 'database "no_such_database" does not exist' in run(*command, "--database-url", url, code=3).stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS[1:], ids=lambda command: " ".join(command[:2]))
 @pytest.mark.parametrize("schema", ["pgqueue", "migrated_away"])
 def test_a_database_without_tables_is_exit_3_and_says_what_to_do(
-    run: Run, pgqueue_blank_database: str, command: tuple[str, ...], schema: str
+    run: Run, pgqueue_blank_database: str, schema: str
 ) -> None:
     if schema == "migrated_away":
         migrate.upgrade(pgqueue_blank_database, schema)
         migrate.downgrade(pgqueue_blank_database, schema)
-    result = run(*command, "--database-url", pgqueue_blank_database, "--schema", schema, code=3)
-    assert "holds no pgqueue tables: run `pgqueue migrate`" in result.stderr
+    for command in COMMANDS[1:]:
+        result = run(*command, "--database-url", pgqueue_blank_database, "--schema", schema, code=3)
+        assert "holds no pgqueue tables: run `pgqueue migrate`" in result.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS[1:], ids=lambda command: " ".join(command[:2]))
-def test_a_role_without_rights_is_a_failed_operation(run: Run, pgqueue_database: str, command: tuple[str, ...]) -> None:
+def test_a_role_without_rights_is_told_so(run: Run, pgqueue_database: str) -> None:
     with new_role(pgqueue_database) as role:
         url = psycopg.conninfo.make_conninfo(pgqueue_database, user=role)
-        assert "permission denied for schema pgqueue" in run(*command, "--database-url", url, code=1).stderr
+        for command in COMMANDS[1:]:
+            result = run(*command, "--database-url", url, code=1)
+            assert "permission denied for schema pgqueue" in result.stderr
 
 
 @pytest.mark.parametrize("schema", ["", "x" * 41, "pg_x", "ü" * 21])
-def test_a_schema_name_that_cannot_be_is_a_usage_error(on: Run, schema: str) -> None:
+def test_a_schema_name_that_cannot_be_is_a_usage_error(refused: Run, schema: str) -> None:
     for command in COMMANDS:
-        assert "schema must" in on(*command, "--schema", schema, code=2).stderr
+        assert "schema must" in refused(*command, "--schema", schema, code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_what_stands_on_the_line_counts_before_the_environment_and_the_later_bef
     run(*right, "jobs", "list", *false, code=3)
 
 
-# -- passwords that came with the URL, wherever the message comes from -----------------------------------------------------
+# -- passwords that came with the URL, wherever the message comes from -------------------------------------------------
 
 
 def test_no_password_is_in_what_a_command_prints(pgqueue_database: str, run: Run) -> None:
@@ -192,3 +195,19 @@ def test_no_password_is_in_what_a_command_prints(pgqueue_database: str, run: Run
         (("jobs", "list", "--schema", "nowhere"), 3),
     ):
         assert CANARY not in run(*arguments, "--database-url", url, code=code).output
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://u:{CANARY}@h/d",
+        f"postgresql://h/d?user=u&password={CANARY}",
+        f"host=h dbname=d password={CANARY}",
+    ],
+)
+def test_a_message_of_the_driver_that_repeats_the_url_is_scrubbed(url: str) -> None:
+    for error in (psycopg.OperationalError(f'connection to "{url}" failed'), psycopg.InterfaceError(url)):
+        for wrapped in (error, sa.exc.OperationalError(url, {"password": CANARY}, error)):
+            line, code = explain(wrapped, url)
+            assert CANARY not in line
+            assert code == (3 if isinstance(error, psycopg.OperationalError) else 1)

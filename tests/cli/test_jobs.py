@@ -74,17 +74,16 @@ def test_enqueue_prints_json_and_says_whether_the_job_was_there(on: Run) -> None
     ],
 )
 def test_what_cannot_be_enqueued_is_a_usage_error_and_nothing_is_written(
-    on: Run, connection: psycopg.Connection[Any], arguments: tuple[str, ...], says: str
+    refused: Run, arguments: tuple[str, ...], says: str
 ) -> None:
-    result = on("enqueue", "shop.send", *arguments, code=2)
+    result = refused("enqueue", "shop.send", *arguments, code=2)
     assert says in result.stderr
     assert len(result.stderr) < 500
-    assert connection.execute("select count(*) from pgqueue.jobs").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("task", ["", "a b", "x" * 129, "\x1b[2J", "os.system; x", "\u202e"])
-def test_a_name_that_cannot_be_a_tasks_is_a_usage_error(on: Run, task: str) -> None:
-    assert "task must be 1 to 128 letters" in on("enqueue", task, code=2).stderr
+def test_a_name_that_cannot_be_a_tasks_is_a_usage_error(refused: Run, task: str) -> None:
+    assert "task must be 1 to 128 letters" in refused("enqueue", task, code=2).stderr
 
 
 # -- list ----------------------------------------------------------------------------------------------------------
@@ -120,14 +119,15 @@ def test_list_filters_and_reads_on(on: Run, fill: Fill) -> None:
     assert ask("--task", "%") == ask("--task", "a%") == set()  # names are compared as they stand
 
 
-def test_an_empty_list_says_so_and_is_no_error(on: Run) -> None:
-    assert on("jobs", "list").stdout == "no jobs\n"
-    assert on("jobs", "list", "--json").stdout == "[]\n"
+def test_an_empty_list_says_so_and_is_no_error(refused: Run) -> None:
+    for command in ("jobs", "dead"):
+        assert refused(command, "list", code=0).stdout == f"no {'dead ' if command == 'dead' else ''}jobs\n"
+        assert refused(command, "list", "--json", code=0).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("options", [("--state", "lost"), ("--limit", "0"), ("--limit", "1001"), ("--before", "x")])
-def test_a_filter_that_cannot_be_is_a_usage_error(on: Run, options: tuple[str, ...]) -> None:
-    on("jobs", "list", *options, code=2)
+def test_a_filter_that_cannot_be_is_a_usage_error(refused: Run, options: tuple[str, ...]) -> None:
+    refused("jobs", "list", *options, code=2)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_show_has_every_field_of_a_job_but_its_arguments(on: Run, fill: Fill) ->
 
 
 def test_arguments_and_results_are_shown_only_when_asked_for(on: Run, fill: Fill) -> None:
-    job_id = fill("completed", args={"card": "4111"}, result={"paid": True})
+    job_id = fill("completed", args={"card": "cAnArY"}, result={"paid": True})
     for asked in (
         ("jobs", "show", str(job_id)),
         ("jobs", "show", str(job_id), "--json"),
@@ -185,13 +185,13 @@ def test_arguments_and_results_are_shown_only_when_asked_for(on: Run, fill: Fill
         ("jobs", "list", "--json"),
     ):
         text = on(*asked).stdout
-        assert "4111" not in text
+        assert "cAnArY" not in text
         assert "paid" not in text
     text = on("jobs", "show", str(job_id), "--args").stdout
-    assert 'args            {"card": "4111"}\n' in text  # as --args of a redrive takes it
+    assert 'args            {"card": "cAnArY"}\n' in text  # as --args of a redrive takes it
     assert 'result          {"paid": true}\n' in text
     shown = json.loads(on("jobs", "show", str(job_id), "--args", "--json").stdout)
-    assert (shown["args"], shown["result"]) == ({"card": "4111"}, {"paid": True})
+    assert (shown["args"], shown["result"]) == ({"card": "cAnArY"}, {"paid": True})
 
 
 def test_show_has_the_error_and_traceback_of_every_failed_attempt(on: Run, fill: Fill) -> None:
@@ -217,14 +217,14 @@ def test_show_has_the_error_and_traceback_of_every_failed_attempt(on: Run, fill:
     "command", [("jobs", "show"), ("jobs", "cancel"), ("dead", "show"), ("dead", "redrive"), ("dead", "purge")]
 )
 @pytest.mark.parametrize("job_id", ["7", "0", "9223372036854775807"])
-def test_an_unknown_id_is_a_failed_operation_and_named(on: Run, command: tuple[str, str], job_id: str) -> None:
-    result = on(*command, job_id, code=1)
+def test_an_unknown_id_is_a_failed_operation_and_named(refused: Run, command: tuple[str, str], job_id: str) -> None:
+    result = refused(*command, job_id, code=1)
     assert job_id in result.stderr
 
 
 @pytest.mark.parametrize("job_id", ["x", "1.5", "", "1e3", "9" * 30])
-def test_an_id_that_is_none_is_an_error_without_a_traceback(on: Run, job_id: str) -> None:
-    on("jobs", "show", job_id, code=1 if job_id.isdecimal() else 2)
+def test_an_id_that_is_none_is_an_error_without_a_traceback(refused: Run, job_id: str) -> None:
+    refused("jobs", "show", job_id, code=1 if job_id.isdecimal() else 2)
 
 
 # -- cancel ----------------------------------------------------------------------------------------------------------

@@ -52,25 +52,42 @@ def test_what_was_typed_comes_back_in_one_printable_line(on: Run, arguments: tup
     assert all(line.isprintable() for line in result.stderr.split("\n"))
 
 
-@pytest.mark.parametrize("columns", ["40", "20", "80"])
+@pytest.mark.parametrize("columns", [30, 40, 60, 80])
 @pytest.mark.parametrize("command", ["jobs", "dead"])
-def test_a_narrow_terminal_gets_a_table_that_fits_and_whole_ids(
-    on: Run, fill: Fill, command: str, columns: str
+def test_a_terminal_too_narrow_for_a_table_gets_one_job_below_the_other_whole(
+    on: Run, fill: Fill, command: str, columns: int
 ) -> None:
-    error = "RemoteError: " + "the other side said no " * 20
-    ids = [fill("dead", "shop.a_long_name.of_a_task_in_a_module", queue="a-long-queue", error=error) for _ in range(3)]
-    lines = on(command, "list", env={"COLUMNS": columns}).stdout.splitlines()
-    assert all(len(line) <= int(columns) for line in lines)
-    if columns != "20":
-        assert [int(line.split()[0]) for line in lines if line[:1].isdigit()] == ids[::-1]
+    error = "RemoteError: " + "the other side said no " * 5
+    task = "shop.tasks.import_all"
+    ids = [fill("dead", task, queue="a-queue-of-a-very-long-name", error=error) for _ in range(3)]
+    text = on(command, "list", env={"COLUMNS": str(columns)}).stdout
+    assert all(len(line) <= columns for line in text.splitlines())
+    lines = text.splitlines()
+    assert [int(line.split()[1]) for line in lines if line.startswith("id ")] == ids[::-1]
+    assert text.count(task) == 3
+    if command == "dead":
+        assert text.count("RemoteError:") == 3
+        assert "".join(text.split()).count("".join(error.split())) == 3
 
 
-def test_output_into_a_file_is_as_wide_as_it_must_be(on: Run, fill: Fill) -> None:
-    fill("dead", "shop.send", error="Boom: " + "x" * 50)
-    assert "Boom: " + "x" * 50 in on("dead", "list", env={"COLUMNS": "160"}).stdout
+def test_a_table_that_fits_is_a_table(on: Run, fill: Fill) -> None:
+    fill("dead", "shop.send", queue="vip", error="Boom: no")
+    for command in ("jobs", "dead"):
+        lines = on(command, "list", env={"COLUMNS": "80"}).stdout.splitlines()
+        assert len(lines) == 3
+        assert lines[0].split()[:3] == ["id", "task", "queue"]
+        assert lines[2].split()[:3] == ["1", "shop.send", "vip"]
 
 
-# -- a process of its own -----------------------------------------------------------------------------------------------
+def test_into_a_file_or_a_pipe_nothing_is_cut(on: Run, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    fill("dead", "shop.send", error="Boom: " + "x" * 150)
+    lines = on("dead", "list").stdout.splitlines()
+    assert len(lines) == 3
+    assert "Boom: " + "x" * 150 in lines[2]
+
+
+# -- a process of its own ----------------------------------------------------------------------------------------------
 
 
 def command(url: str, *arguments: str, **more: str) -> tuple[list[str], dict[str, str]]:

@@ -25,7 +25,7 @@ EACH: dict[str, Any] = {"worker_id": WORKER, "ids": IDS, "fences": [1] * 20, "no
 TEXTS = ["x"] * 20
 JOB: dict[str, Any] = {
     "queue": "q1", "task": "t", "priority": 0, "run_at": None, "delay": 0.0, "max_attempts": 4, "expires_in": None,
-    "timeout": None, "args": "{}", "retry": None, "unique_key": None, "tags": None, "meta": None,
+    "timeout": None, "args": "{}", "retry": None, "unique_key": None, "tags": None, "meta": None, "wake": True,
 }  # fmt: skip
 
 # verb: (its parameters, the indexes of `jobs` it may use)

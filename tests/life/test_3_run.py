@@ -270,6 +270,8 @@ def test_async_jobs_run_side_by_side_up_to_the_concurrency_and_no_further(
         async with asyncio.timeout(20):
             while arrivals < mine:
                 await asyncio.sleep(0)
+        for _ in range(10):  # stays a little, so that one too many would be met
+            await asyncio.sleep(0)
         inside -= 1
 
     meet.enqueue_many(connection, [()] * 3 * concurrency)

@@ -24,7 +24,7 @@ def enqueue(app: PgQueue, **options: Any) -> int:
 
 
 def expire(app: PgQueue, connection: Look, limit: int = 100, now: datetime = NOW) -> set[int]:
-    return run(connection, db.expire(app.statements, limit, now))
+    return {row[0] for row in run(connection, db.expire(app.statements, limit, now))}
 
 
 @pytest.mark.parametrize("state", ["queued", "blocked"])

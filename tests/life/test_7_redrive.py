@@ -107,7 +107,7 @@ FILTERS: list[tuple[dict[str, Any], list[int]]] = [
     ({"younger_than": 3000}, [2, 3]),
     ({"older_than": 3000, "younger_than": 9000}, [1]),
     ({"queue": "vip", "older_than": 3000}, [1]),
-    ({"limit": 2}, [0, 1]),  # the oldest death first
+    ({"everything": True, "limit": 2}, [0, 1]),  # the oldest death first
     ({"everything": True}, [0, 1, 2, 3]),
     ({"everything": True, "task": "b.task"}, [2]),
 ]
@@ -125,8 +125,9 @@ def test_dead_jobs_are_chosen_by_task_queue_reason_error_and_age(act: str, app: 
     do = getattr(app.dead, act)
     for which, expected in FILTERS:
         assert do(dry_run=True, **which) == [jobs[n] for n in expected], which
-    with pytest.raises(InvalidOption, match="say which dead jobs"):
-        do()
+    for forgotten in ({}, {"task": None}, {"limit": 2}):
+        with pytest.raises(InvalidOption, match="say which dead jobs"):
+            do(**forgotten)
     assert everything(connection) == before
     for job in jobs[:2]:
         assert do(job, dry_run=True) == [job]

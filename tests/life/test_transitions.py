@@ -253,7 +253,7 @@ class Lives(RuleBasedStateMachine):
     def expire(self) -> None:
         queued = [(job, self.model.jobs[job]["expires_at"]) for job in self.model.within("queued")]
         late = {job for job, expires_at in queued if expires_at is not None and expires_at <= self.now}
-        assert self.run(db.expire(self.sql, 100, self.now)) == late
+        assert {row[0] for row in self.run(db.expire(self.sql, 100, self.now))} == late
         for job in late:
             self.model.end(job, "expired")
 

@@ -40,5 +40,4 @@ _QUERIES = (
 def picture(connection: psycopg.Connection[Any], schema: str = "pgqueue") -> list[str]:
     """Everything in the schema, a text each, in order."""
     params = {"schema": Identifier(schema).as_string(connection), "name": schema}
-    found = sorted(line for query in _QUERIES for (line,) in connection.execute(query, params).fetchall())
-    return found
+    return sorted(line for query in _QUERIES for (line,) in connection.execute(query, params).fetchall())

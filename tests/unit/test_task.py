@@ -406,5 +406,5 @@ def test_a_task_with_annotations_that_cannot_be_read_stops_a_worker_at_the_start
     @app.task
     def send(x: NoSuchThing) -> None: ...  # noqa: F821
 
-    with pytest.raises(InvalidTask, match=f"task {send.name}: an annotation cannot be resolved"):
+    with pytest.raises(InvalidTask, match=f"task {send.name}: .*cannot be resolved"):
         app.worker()

@@ -135,11 +135,14 @@ def test_a_future_that_nobody_waits_for_any_more_harms_no_other() -> None:
     release = threading.Event()
 
     async def use(threads: Threads) -> None:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
         given_up, other = threads.submit(release.wait), threads.submit(lambda: "other")
         given_up.cancel()
         release.set()
         assert await other == "other"
         assert given_up.cancelled()
+        assert complaints == []
 
     with_threads(1, use)
 

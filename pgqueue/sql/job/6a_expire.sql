@@ -1,5 +1,5 @@
 -- expire: queued -> expired. Jobs that were not started in time; a claim passes them by already.
--- In: limit int, now timestamptz or null. Out: ids done. Index: jobs_expiring, then the primary key. Caller: db.expire
+-- In: limit int, now timestamptz or null. Out: id, task, queue. Index: jobs_expiring, then the primary key. Caller: db.expire
 -- The state was seen under the lock; named again, it would let the planner walk the whole of jobs_due.
 with late as materialized (
     select id
@@ -26,4 +26,4 @@ select id, 'expired', queue, task, priority, run_at, attempt, max_attempts, fenc
     coalesce(%(now)s::timestamptz, statement_timestamp()), 'not started before it expired',
     case when fence > 0 then (select errors from {schema}.job_history where job_id = gone.id) end
 from gone
-returning id
+returning id, task, queue
