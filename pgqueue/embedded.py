@@ -322,6 +322,7 @@ def _initdb(command: list[str], data: Path, user: _User, child: dict[str, Any]) 
 
 def _before_exec(keeper: int, log: Path | None = None) -> None:
     """In a child, before exec: bind its life to the keeper's, and open its log as the user it has become."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job inherits it ignored, and so would the child
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG: fast shutdown when the keeper's thread ends
         if os.getppid() != keeper:  # too late to be told
