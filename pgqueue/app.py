@@ -127,7 +127,8 @@ class PgQueue:
     def on(self, event: str) -> Callable[[Handler], Handler]:
         """Calls the decorated function, sync or async, with each such Event, in the worker process where it happened.
 
-        started · completed · failed · retried · snoozed · released · dead_lettered · cancelled · rescued · claim_lost
+        started · completed · failed · retried · snoozed · released · dead_lettered · cancelled · rescued · expired ·
+        claim_lost
         """
 
         def add(handler: Handler) -> Handler:
@@ -161,6 +162,15 @@ class PgQueue:
         """`task.delay_async`: the same on the running event loop."""
         async with self.async_engine.begin() as connection:
             return await perform_async(connection, enqueue.enqueue_steps(self.statements, new))
+
+    def move(self, database: str | None, schema: str | None) -> None:
+        """Works elsewhere from now on, where given: what a worker's command line says holds in its jobs too."""
+        if database is not None:
+            conninfo_from_url(database)
+            self.close()
+            self._database = database
+        if schema is not None:
+            self.schema = schema_name(schema)
 
     # -- connections of the app's own ----------------------------------------------------------------------------------
 

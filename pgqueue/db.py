@@ -25,15 +25,15 @@ Now = datetime | None
 # -- enqueue ------------------------------------------------------------------------------------------------------
 
 
-def enqueue(sql: Statements, columns: dict[str, Any]) -> Steps[tuple[int, datetime | None, datetime | None, bool]]:
-    """(id, run_at, created_at, existing). With a unique key that a live job holds: that job's id, and existing."""
+def enqueue(sql: Statements, columns: dict[str, Any]) -> Steps[tuple[tuple[Any, ...], bool]]:
+    """(id, run_at, …) and false; with a unique key that a live job holds, that job's row (see holder) and true."""
     while True:
         rows = yield Call(sql["enqueue"], columns)
         if rows:
-            return rows[0][0], rows[0][1], rows[0][2], False
+            return rows[0], False
         found = yield from holder(sql, columns["unique_key"])
         if found is not None:
-            return found[0], found[5], found[8], True
+            return found, True
         # The holder ended between the two statements: the key is free now.
 
 

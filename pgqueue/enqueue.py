@@ -19,7 +19,7 @@ from pgqueue import db
 from pgqueue.arguments import to_json
 from pgqueue.drivers import AsyncConnection, Call, Steps, SyncConnection, perform_either
 from pgqueue.errors import InvalidOption, seconds
-from pgqueue.job import Job
+from pgqueue.job import Job, State
 from pgqueue.retry import RetryPolicy
 from pgqueue.settings import BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 from pgqueue.sql import Statements
@@ -125,8 +125,24 @@ def enqueue_many(
 
 def enqueue_steps(sql: Statements, new: NewJob) -> Steps[Job]:
     """The steps of `enqueue`."""
-    id_, run_at, created_at, existing = yield from db.enqueue(sql, new.columns())
+    row, existing = yield from db.enqueue(sql, new.columns())
     options = new.options
+    if existing:
+        id_, task, queue, state, priority, run_at, attempt, max_attempts, created_at = row
+        return Job(
+            id=id_,
+            task=task,
+            queue=queue,
+            state=State(state),
+            priority=priority,
+            run_at=run_at,
+            attempt=attempt,
+            max_attempts=max_attempts,
+            created_at=created_at,
+            unique_key=options.unique_key,
+            existing=True,
+        )
+    id_, run_at, created_at, _ = row
     return Job(
         id=id_,
         task=new.task,
@@ -138,7 +154,6 @@ def enqueue_steps(sql: Statements, new: NewJob) -> Steps[Job]:
         unique_key=options.unique_key,
         tags=tuple(options.tags),
         meta=None if options.meta is None else dict(options.meta),
-        existing=existing,
     )
 
 

@@ -17,7 +17,11 @@ from pgqueue.drivers import Steps, perform_raw_async
 
 T = TypeVar("T")
 
-INFRASTRUCTURE = (psycopg.OperationalError, psycopg.InterfaceError)
+INFRASTRUCTURE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,  # a failover under way, a full disk at some providers: it passes
+)
 CONNECT_TIMEOUT = 10  # seconds; a stalled server must not hold a worker up for libpq's two minutes
 
 # What a role or database may have set against applications; for us each of them would only be a reason to repeat.

@@ -112,6 +112,7 @@ def _connected(url: str) -> Iterator[sa.Connection]:
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(conninfo, application_name="pgqueue migrate", connect_timeout=10),
         poolclass=sa.NullPool,
+        isolation_level="READ COMMITTED",  # what another migration did while we waited must be seen
     )
     try:
         with engine.begin() as connection:

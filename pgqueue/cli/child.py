@@ -27,7 +27,7 @@ from pgqueue import PgQueue, __version__, logs
 from pgqueue.db import Rescued
 from pgqueue.errors import ConfigurationError, InvalidTask
 from pgqueue.maintenance import rescue
-from pgqueue.settings import WorkerSettings, conninfo_from_url
+from pgqueue.settings import WorkerSettings
 from pgqueue.worker.loop import Loop
 from pgqueue.worker.supervisor import EXIT_BROKEN, EXIT_STUCK, EXIT_USAGE, die_with_parent
 
@@ -38,7 +38,7 @@ def main(descriptor: int) -> NoReturn:
     """Never returns: threads that are stuck in a job must not keep the process."""
     die_with_parent()
     for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)
+        signal.signal(one, lambda *_: None)  # not SIG_IGN: what a job starts would inherit that, and be deaf
     channel = socket.socket(fileno=descriptor)
     messages = _messages(channel)
     start = next(messages)["start"]
@@ -46,9 +46,8 @@ def main(descriptor: int) -> NoReturn:
     try:
         app = load(start["app"])
         settings = _settings(start["settings"])
-        if start["schema"] is not None:
-            app.schema = start["schema"]
-        conninfo = app.conninfo if start["url"] is None else conninfo_from_url(start["url"])
+        app.move(start["url"], start["schema"])
+        conninfo = app.conninfo
         for task in app.tasks.values():
             task.signature.check()
     except (ConfigurationError, InvalidTask) as error:

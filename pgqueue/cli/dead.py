@@ -122,7 +122,7 @@ def purge(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool, dry_run: b
 
 
 def _which(ids: tuple[int, ...], which: dict[str, Any]) -> dict[str, Any]:
-    chosen = {name: value for name, value in which.items() if value not in (None, False)}
+    chosen = {name: value for name, value in which.items() if value is not None and value is not False}
     if ids:
         chosen["ids"] = list(ids)
     if not chosen.keys() - {"limit"}:

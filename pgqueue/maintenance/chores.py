@@ -34,10 +34,10 @@ def chores(
         while True:
             try:
                 tell(await link.transaction(sweep(sql)), events)
-                tell_expired(await link.perform(expire(sql)), events)
                 if time.monotonic() >= next_prune:
                     await link.perform(prune(sql, retention))
                     next_prune = time.monotonic() + PRUNE_EVERY
+                tell_expired(await link.perform(expire(sql)), events)  # after prune, which makes today's partition
                 tries = 0
             except INFRASTRUCTURE as error:
                 tries += 1

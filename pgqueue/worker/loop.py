@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from pgqueue.settings import WorkerSettings
 from pgqueue.sql import Statements
 from pgqueue.task import Task
 from pgqueue.worker.claim import Attempt, Claimer
-from pgqueue.worker.run import Run
+from pgqueue.worker.run import Failed, Run, describe, trace
 from pgqueue.worker.settle import Settlement, Settler, decide
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.wake import Wake
@@ -33,6 +33,7 @@ log = logging.getLogger("pgqueue")
 
 # Looks at the table after having lain down: for jobs whose transaction did not see the sleeper yet. Seconds.
 _LOOKS = (0.0, 0.005, 0.05)
+_UNSETTLED = 10  # times the concurrency: ended jobs that may wait for their settle before claiming pauses
 _AGAIN = 0.005  # seconds before another look for a job that came due while we looked
 _GHOSTS_EVERY = 5.0  # seconds between comparisons of what we hold with what the table says we hold
 _LAST_WORDS = 1.0  # seconds for cancelled jobs to clean up, and for event handlers to end
@@ -74,6 +75,7 @@ class Loop:
         self._hurry = asyncio.Event()
         self._stopping = asyncio.Event()
         self._looks = 0  # how often we looked since we lay down; 0: awake
+        self._renew_at = 0.0  # when our row in `sleepers` is to be renewed, should we still lie down
         self._known_asleep = False  # our row in `sleepers` may still be believed
         self._next_ghosts = 0.0
         self.left_for_later = 0
@@ -128,7 +130,7 @@ class Loop:
     async def _work(self) -> None:
         tries = 0
         while not self._stopping.is_set():
-            free = self._settings.concurrency - len(self._runs)
+            free = self._free()
             if free <= 0:
                 await self._wake.wait(self._settings.poll_interval)
                 continue
@@ -139,7 +141,7 @@ class Loop:
                 for attempt in attempts:
                     self._start(attempt)
                 if attempts:
-                    await self._rise(full=len(attempts) == free)
+                    await self._rise(sorted({attempt.claim.queue for attempt in attempts}), full=len(attempts) == free)
                 elif self._settings.drain and await self._drained():
                     return
                 else:
@@ -148,6 +150,11 @@ class Loop:
                 tries += 1
                 self._next_ghosts = 0.0  # a claim may have been committed and its answer lost
                 await self._claim_link.pause(tries, error)
+
+    def _free(self) -> int:
+        """Slots to claim for; none while settles wait for a lock, or a worker would run on and settle nothing of it."""
+        unsettled = _UNSETTLED * self._settings.concurrency - len(self._settler.held)
+        return min(self._settings.concurrency - len(self._runs), unsettled)
 
     async def _release_ghosts(self) -> None:
         if time.monotonic() < self._next_ghosts:
@@ -160,17 +167,17 @@ class Loop:
             )
         self._next_ghosts = time.monotonic() + _GHOSTS_EVERY
 
-    async def _rise(self, *, full: bool) -> None:
+    async def _rise(self, queues: list[str], *, full: bool) -> None:
         """Awake again. With no slot left, nobody shall wake us, and somebody else gets what we could not take."""
         self._looks = 0
         if full:
-            await self._pass_on()
+            await self._pass_on(queues)
 
-    async def _pass_on(self) -> None:
+    async def _pass_on(self, queues: Sequence[str]) -> None:
         if self._known_asleep:
             self._known_asleep = False
             await self._claim_link.perform(db.rise(self._sql, self._worker_id))
-            await self._claim_link.perform(db.wake(self._sql, self._queues, self._worker_id))
+            await self._claim_link.perform(db.wake(self._sql, queues, self._worker_id))
 
     def _look_again(self) -> None:
         self._wake.ring()
@@ -190,11 +197,13 @@ class Loop:
                 await self._wake.wait(min(pause, poll))
             return
         due = await self._claimer.next_due()
-        if not await self._wake.wait(poll if due is None else max(_AGAIN, min(poll, due))):
+        await self._wake.wait(poll if due is None else max(_AGAIN, min(poll, due)))
+        if time.monotonic() >= self._renew_at:
             await self._sleep()
 
     async def _sleep(self) -> None:
         self._known_asleep = True
+        self._renew_at = time.monotonic() + 0.9 * self._settings.poll_interval
         seconds = 1.5 * self._settings.poll_interval
         await self._claim_link.perform(db.sleep(self._sql, self._worker_id, self._settings.queues, seconds))
 
@@ -224,7 +233,11 @@ class Loop:
         began = time.monotonic()
         outcome = await run.outcome()
         policy = attempt.policy or attempt.task.retry
-        verdict = decide(outcome, attempt.claim.attempt, attempt.claim.max_attempts, policy, self._uniform)
+        number, most = attempt.claim.attempt, attempt.claim.max_attempts
+        try:
+            verdict = decide(outcome, number, most, policy, self._uniform)
+        except Exception as error:  # the job's own code again: a Steer with a broken __str__, say
+            verdict = decide(Failed(error, describe(error), trace(error)), number, most, policy, self._uniform)
         self._settler.add(Settlement(attempt, verdict, time.monotonic() - began))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -240,7 +253,7 @@ class Loop:
         if not self._hurry.is_set():
             try:
                 async with asyncio.timeout(_LAST_WORDS):
-                    await self._pass_on()
+                    await self._pass_on(self._queues)
             except (*INFRASTRUCTURE, TimeoutError):
                 pass  # then we may be woken in vain for 1.5 poll intervals
         await self._until_ended_or_hurried()

@@ -7,6 +7,7 @@ end (Stopping) cancels an attempt from outside; a CancelledError of the job's ow
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import traceback
 from collections.abc import Coroutine, Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import StatementError
 
 from pgqueue.context import Context, JobLogger
 from pgqueue.errors import Steer, TaskTimeout
@@ -97,12 +98,14 @@ class Run:
             return Steered(steer)
         except _Exit as exit_:
             error = exit_.error
+            if self._interrupted:
+                return Interrupted()
             return Failed(error, describe(error), trace(error))
         except TaskTimeout as error:
             return Failed(error, describe(error), None, timed_out=True)
         except BaseException as error:
-            if self._interrupted and isinstance(error, asyncio.CancelledError):
-                return Interrupted()
+            if self._interrupted:
+                return Interrupted()  # what a job raises when it is told to end is no failure of its own
             return Failed(error, describe(error), trace(error))
 
     async def _async(self, arguments: dict[str, Any]) -> Any:
@@ -134,7 +137,12 @@ class Run:
             await asyncio.wait((future,))
             future.exception()
             raise TaskTimeout(f"the attempt ran longer than its timeout of {timeout:g} s")
-        return future.result()
+        result = future.result()
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError("the task returned something to be awaited: declare it with async def")
+        return result
 
 
 class _Exit(Exception):
@@ -177,10 +185,14 @@ def clean(text: str) -> str:
 
 def _message(error: BaseException) -> str:
     """A database error's first line only: its DETAIL and parameters may hold what must not be stored."""
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        return _message(error.orig)
+    if isinstance(error, StatementError):
+        return (
+            _message(error.orig) if error.orig is not None else str(error.args[0] if error.args else "").split("\n")[0]
+        )
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
+    if isinstance(error, psycopg.ProgrammingError):
+        return "(its message may hold a connection string)"
     try:
         return str(error)
     except BaseException as broken:  # whatever it raises, SystemExit included: it is the job's own code

@@ -21,12 +21,12 @@ from pgqueue import db
 from pgqueue.arguments import result_json
 from pgqueue.counts import Counts
 from pgqueue.drivers import Steps
-from pgqueue.errors import Cancel, DeadLetter, RetryLater, Snooze
+from pgqueue.errors import Cancel, DeadLetter, RetryLater, Snooze, Steer
 from pgqueue.events import Event, Events
 from pgqueue.job import DeadReason, State
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.retry import RetryPolicy, StoredRetryPolicy
-from pgqueue.settings import PARTITIONS_AHEAD
+from pgqueue.settings import MAX_ERROR_CHARS, PARTITIONS_AHEAD
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.run import Failed, Interrupted, Outcome, Steered, Succeeded, Unreadable, clean
@@ -90,14 +90,14 @@ def decide(
         case Steered(steer=Snooze() as snooze):
             return ToGiveBack(snooze.delay)
         case Steered(steer=Cancel() as cancel):
-            return ToCancelled(clean(str(cancel)))
+            return ToCancelled(_word(cancel))
         case Steered(steer=DeadLetter() as wish):
-            return ToDead(DeadReason.DEAD_LETTER, clean(str(wish)))
+            return ToDead(DeadReason.DEAD_LETTER, _word(wish))
         case Steered(steer=RetryLater() as later):
-            if attempt >= max_attempts:
-                return ToDead(DeadReason.ATTEMPTS, clean(str(later)))
             delay = later.delay if later.delay is not None else policy.delay_after(attempt, later, uniform)
-            return ToRetry(delay or 0.0, clean(str(later)))
+            if attempt >= max_attempts or delay is None:
+                return ToDead(DeadReason.ATTEMPTS, _word(later))
+            return ToRetry(delay, _word(later))
         case Failed(error, text, traceback, timed_out):
             if not policy.retries(error):
                 return ToDead(DeadReason.NEVER, text, traceback)
@@ -106,6 +106,10 @@ def decide(
                 return ToDead(DeadReason.TIMEOUT if timed_out else DeadReason.ATTEMPTS, text, traceback)
             return ToRetry(delay, text, traceback)
     raise AssertionError(f"no verdict for {outcome!r}")
+
+
+def _word(steer: Steer) -> str:
+    return clean(str(steer))[:MAX_ERROR_CHARS]
 
 
 @dataclass(eq=False, slots=True)
@@ -173,6 +177,9 @@ class Settler:
                 done = await self._link.perform(write(self._sql, self._worker_id, batch))
                 if tries:
                     done |= await self._done_before([item for item in batch if item.attempt.claim.id not in done])
+            except psycopg.errors.ProgramLimitExceeded as error:  # an OperationalError that no repeating cures
+                await self._one_by_one(batch, write, error)
+                return
             except INFRASTRUCTURE as error:
                 tries += 1
                 await self._link.pause(tries, error)

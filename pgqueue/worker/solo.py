@@ -43,6 +43,10 @@ class Worker:
     ) -> None:
         if settings.processes != 1:
             raise ConfigurationError("processes must be 1 for a worker inside an application; use `pgqueue worker`")
+        if settings.metrics_port is not None:
+            raise ConfigurationError(
+                "metrics_port is served by the supervisor of `pgqueue worker`, not in an application"
+            )
         self.settings = settings
         self._make_heart = heart
         self._make_loop = loop

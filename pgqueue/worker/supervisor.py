@@ -24,6 +24,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -320,6 +321,8 @@ class Supervisor:
             pass  # its last words
         self._children.remove(child)
         self._forget_channel(child)
+        if code != 0:
+            _kill_group(child.process.pid)  # what its jobs had started must not go on beside their next attempt
         expected = self._stop_by is not None or (self._settings.drain and child.ended in (0, EXIT_STUCK))
         if not child.said_hello and code in (EXIT_USAGE, EXIT_DATABASE) and self._heart is None:
             self._exit_code = self._exit_code or code  # it has said on stderr what is wrong
@@ -363,7 +366,7 @@ class Supervisor:
         if child.killed is None:
             child.killed = why
         # Not Popen.kill(), which would reap it if it has just died, behind the back of _reap.
-        os.kill(child.process.pid, signal.SIGKILL)
+        _kill_group(child.process.pid)
 
     # -- leases --------------------------------------------------------------------------------------------------------
 
@@ -405,6 +408,12 @@ class Supervisor:
             while self._rescued and child.working and child.takes_more():
                 few = [self._rescued.popleft() for _ in range(min(10, len(self._rescued)))]
                 child.send(rescued=[asdict(job) for job in few])
+
+
+def _kill_group(leader: int) -> None:
+    """A child leads a session, and so a process group, of its own: kills whatever is left of it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _death(code: int, killed: str | None) -> str:

@@ -59,7 +59,7 @@ VERDICTS: list[tuple[Outcome, tuple[int, int], Any, Verdict]] = [
     (Steered(RetryLater(0)), LEFT, RETRIES, ToRetry(0.0, "the job asked to be retried later")),
     (Steered(RetryLater(60, "busy")), LAST, RETRIES, ToDead(DeadReason.ATTEMPTS, "busy")),
     (Steered(RetryLater()), (2, 4), RETRIES, ToRetry(4.0, "the job asked to be retried later")),
-    (Steered(RetryLater()), LEFT, GIVES_UP, ToRetry(0.0, "the job asked to be retried later")),
+    (Steered(RetryLater()), LEFT, GIVES_UP, ToDead(DeadReason.ATTEMPTS, "the job asked to be retried later")),
     (Steered(RetryLater()), LEFT, STORED, ToRetry(3.0, "the job asked to be retried later")),
     (Steered(Snooze(60)), LEFT, RETRIES, ToGiveBack(60.0)),
     (Steered(Snooze(60)), LAST, RETRIES, ToGiveBack(60.0)),

@@ -20,6 +20,9 @@ declare
     filled boolean;
     name text;
 begin
+    if not prune.retention >= 0 or prune.retention = 'NaN' or prune.ahead is null then
+        raise exception 'retention must be a number of seconds, not below 0' using errcode = 'PQ001';
+    end if;
     made := 0;
     emptied := 0;
     dropped := 0;

@@ -18,6 +18,7 @@ held as materialized (
 )
 update {schema}.jobs as job
 set state = 'queued', worker_id = null, attempt = attempt - 1,
+    crashes = case when held.delay is null then crashes else 0 end, -- a snooze ended the attempt in good order
     run_at = coalesce(coalesce(%(now)s::timestamptz, statement_timestamp()) + held.delay * interval '1 second', run_at)
 from held
 where job.id = any(array(select id from held)) and job.id = held.id and job.worker_id = %(worker_id)s

@@ -18,12 +18,11 @@ doomed as (
     returning *
 ),
 spared as (
-    update {schema}.jobs as job
-    set state = 'queued', worker_id = null, attempt = job.attempt - 1, crashes = lost.crashes
-    from lost
-    where job.id = any(array(select id from lost where not %(crashed)s::boolean or crashes < %(max_crashes)s::int))
-        and job.id = lost.id and job.worker_id = any(%(workers)s::uuid[])
-    returning job.id, job.task, job.queue, job.attempt, job.fence, job.crashes
+    update {schema}.jobs
+    set state = 'queued', worker_id = null, attempt = attempt - 1, crashes = crashes + %(crashed)s::boolean::int
+    where id = any(array(select id from lost where not %(crashed)s::boolean or crashes < %(max_crashes)s::int))
+        and worker_id = any(%(workers)s::uuid[])
+    returning id, task, queue, attempt, fence, crashes
 ),
 noted as (
     insert into {schema}.job_errors (job_id, fence, attempt, at, error)
