@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -50,6 +51,21 @@ def hold_thread(ctx: Context, gate: str) -> None:
     while not is_open(gate):
         time.sleep(0.01)
     write("finished", ctx.job)
+
+
+@app.task
+def start_a_process(ctx: Context, gate: str) -> int:
+    """Starts a process that ends on SIGTERM; tells its pid by way of a file; waits for the gate, then ends it."""
+    process = subprocess.Popen(["sleep", "600"])
+    pids = Path(os.environ["TEST_LEDGER"]).parent / f"process-{ctx.job.fence}"
+    pids.write_text(str(process.pid))
+    write("started", ctx.job)
+    while not is_open(gate):
+        time.sleep(0.01)
+    process.terminate()
+    code = process.wait()
+    write("finished", ctx.job)
+    return code
 
 
 @app.task
