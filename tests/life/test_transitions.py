@@ -165,7 +165,7 @@ class Lives(RuleBasedStateMachine):
     @rule(priority=st.sampled_from([0, 0, 5]), delay=seconds, expires_in=st.sampled_from([None, None, 30.0]))
     def enqueue(self, priority: int, delay: float, expires_in: float | None) -> None:
         new = NewJob("t", "{}", Options(priority=priority))
-        job = self.run(db.enqueue(self.sql, new.columns()))[0]
+        (job, *_), _ = self.run(db.enqueue(self.sql, new.columns()))
         run_at = self.now + timedelta(seconds=delay)
         expires_at = None if expires_in is None else run_at + timedelta(seconds=expires_in)
         # enqueue takes no clock but the server's
