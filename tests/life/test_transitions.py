@@ -209,7 +209,7 @@ class Lives(RuleBasedStateMachine):
                 change = ("queued", {"run_at": later, "errors": row["errors"] + 1, "crashes": 0})
             case "snooze":
                 done = self.run(db.give_back(*mine, [delay], self.now))
-                change = ("queued", {"run_at": later, "attempt": row["attempt"] - 1})
+                change = ("queued", {"run_at": later, "attempt": row["attempt"] - 1, "crashes": 0})
             case "release":
                 done = self.run(db.give_back(*mine, [None], self.now))
                 change = ("queued", {"attempt": row["attempt"] - 1})
