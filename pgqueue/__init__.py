@@ -4,7 +4,7 @@ app.py         PgQueue: where database, tasks, events and the rooms below meet
 task.py        @app.task gives a function its name, options and .enqueue()
 arguments.py   a call's arguments to JSON and back as annotated
 enqueue.py     the application's side: a job inside the caller's own transaction
-drivers.py     runs a statement on whatever connection the application hands over
+drivers/       run a statement on whatever connection the application hands over, a file a library
 db.py, sql/    every statement: db.py runs them, one function each; sql/ holds them, one file each
 worker/        claim, run, settle, in that order; supervisor.py keeps the processes that do it
 context.py     what a running job sees of itself; events.py: who is told what became of it

@@ -6,7 +6,8 @@ import asyncio
 import os
 import random
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -20,7 +21,7 @@ from pgqueue.control import DeadFilter
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform, perform_async
 from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, JobNotFound, SchemaError
-from pgqueue.events import Events, Handler
+from pgqueue.events import EventName, Events, Handler
 from pgqueue.job import Job
 from pgqueue.maintenance.chores import chores
 from pgqueue.retry import Backoff, RetryPolicy
@@ -45,6 +46,7 @@ from pgqueue.worker.solo import Worker
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+H = TypeVar("H", bound=Handler)
 
 
 class PgQueue:
@@ -84,6 +86,8 @@ class PgQueue:
     # -- tasks and events ----------------------------------------------------------------------------------------------
 
     @overload
+    def task(self, function: Callable[Concatenate[_Anything, P], R], /) -> Task[Concatenate[Any, P], R]: ...
+    @overload
     def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
@@ -94,13 +98,14 @@ class PgQueue:
         name: str | None = None,
         queue: str = DEFAULT_QUEUE,
         priority: int = 0,
-        delay: float = 0.0,
+        delay: float | timedelta = 0.0,
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         retry: RetryPolicy | Backoff | None = None,
-        timeout: float | None = None,
-        expires_in: float | None = None,
+        timeout: float | timedelta | None = None,
+        expires_in: float | timedelta | None = None,
         tags: tuple[str, ...] | list[str] = (),
-        meta: dict[str, Any] | None = None,
+        meta: Mapping[str, Any] | None = None,
+        wake: bool = True,
     ) -> Decorator: ...
     def task(self, *function: Any, **options: Any) -> Any:
         """Registers a plain function, sync or async, as a task. Bare or with options:
@@ -124,14 +129,14 @@ class PgQueue:
         self.tasks[made.name] = made
         return made
 
-    def on(self, event: str) -> Callable[[Handler], Handler]:
+    def on(self, event: EventName) -> Callable[[H], H]:
         """Calls the decorated function, sync or async, with each such Event, in the worker process where it happened.
 
         started · completed · failed · retried · snoozed · released · dead_lettered · cancelled · rescued · expired ·
         claim_lost
         """
 
-        def add(handler: Handler) -> Handler:
+        def add(handler: H) -> H:
             self.events.add(event, handler)
             return handler
 
@@ -142,7 +147,9 @@ class PgQueue:
     @overload
     def enqueue_many(self, connection: SyncConnection, jobs: Iterable[NewJob], /) -> list[int]: ...
     @overload
-    def enqueue_many(self, connection: AsyncConnection, jobs: Iterable[NewJob], /) -> Awaitable[list[int]]: ...
+    def enqueue_many(
+        self, connection: AsyncConnection, jobs: Iterable[NewJob], /
+    ) -> Coroutine[Any, Any, list[int]]: ...
     def enqueue_many(
         self, connection: SyncConnection | AsyncConnection, jobs: Iterable[NewJob], /
     ) -> list[int] | Awaitable[list[int]]:
@@ -336,9 +343,16 @@ class Dead:
         return self._app.perform(found)
 
 
+class _Anything:
+    """For type checkers: only a parameter annotated Any takes it. Such a parameter would take a Context as well, and
+    must not be taken for one when it stands first."""
+
+
 class Decorator(Protocol):
     """What `app.task(...)` with options returns, for type checkers: it keeps the function's own signature."""
 
+    @overload
+    def __call__(self, function: Callable[Concatenate[_Anything, P], R], /) -> Task[Concatenate[Any, P], R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R]: ...
     @overload

@@ -1,6 +1,6 @@
 """The only module that executes SQL: one function a statement, in the order of a job's life.
 
-Each is a generator of `Call`s (drivers.py runs it on any connection, sync or async), takes the statements of one schema
+Each is a generator of `Call`s (drivers/ runs it on any connection, sync or async), takes the statements of one schema
 first, and returns plain data. `now` is for tests: None means the server's clock, which is the only one that counts.
 """
 
@@ -12,10 +12,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from psycopg import errors as pg
 from psycopg import sql as psycopg_sql
 
-from pgqueue.drivers import Call, Rows, Steps
+from pgqueue.drivers import UNIQUE_VIOLATION, Call, Rows, Steps, sqlstate
 from pgqueue.errors import UniqueKeyTaken
 from pgqueue.sql import Statements
 
@@ -28,7 +27,7 @@ Now = datetime | None
 def enqueue(sql: Statements, columns: dict[str, Any]) -> Steps[tuple[tuple[Any, ...], bool]]:
     """(id, run_at, …) and false; with a unique key that a live job holds, that job's row (see holder) and true."""
     while True:
-        rows = yield Call(sql["enqueue"], columns)
+        rows = yield Call(sql["enqueue"], columns, notifies=columns["wake"])
         if rows:
             return rows[0], False
         found = yield from holder(sql, columns["unique_key"])
@@ -47,7 +46,7 @@ def enqueue_many(sql: Statements, columns: dict[str, list[Any]]) -> Steps[list[t
         if not left:
             return [done for done in ids if done is not None]
         chunk = {name: [values[place] for place in left] for name, values in columns.items()}
-        rows = yield Call(sql["enqueue_many"], {**chunk, "table": table})
+        rows = yield Call(sql["enqueue_many"], {**chunk, "table": table}, notifies=any(columns["wake"]))
         for row in rows:
             ids[left[row[0] - 1]] = (row[1], False)
         for place in left:
@@ -251,7 +250,9 @@ def redrive(sql: Statements, ids: list[int], args: str | None = None, now: Now =
         )
     try:
         rows = yield Call(sql["redrive"], {"ids": ids, "args": args, "now": now})
-    except pg.UniqueViolation as error:
+    except Exception as error:
+        if sqlstate(error) != UNIQUE_VIOLATION:
+            raise
         raise UniqueKeyTaken(
             "two of these jobs have the same unique key, or another job took one just now: redrive them one by one; "
             "nothing was redriven"

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, overload
 
-from psycopg import errors as pg
-
 from pgqueue import db
 from pgqueue.arguments import to_json
-from pgqueue.drivers import AsyncConnection, Call, Steps, SyncConnection, perform_either
+from pgqueue.drivers import NO_TRANSACTION, AsyncConnection, Call, Steps, SyncConnection, perform_either, sqlstate
 from pgqueue.errors import InvalidOption, seconds
 from pgqueue.job import Job, State
 from pgqueue.retry import RetryPolicy
@@ -36,7 +35,9 @@ class Options:
     queue: 1 to 128 of A-Z a-z 0-9 _ . : - · priority: -100..100, higher first · delay: seconds from now, or run_at: an
     aware datetime (in the past: now) · max_attempts: 1 and more · retry: this job's own policy · timeout: seconds an
     attempt may run · expires_in: seconds after it is due, within which it must start · unique_key: 1 to 512 characters;
-    while a live job holds it, an enqueue returns that job · tags: up to 32 short texts · meta: a small JSON object.
+    while a live job holds it, an enqueue returns that job · tags: up to 32 short texts · meta: a small JSON object ·
+    wake: False enqueues without a NOTIFY, which would forbid to prepare the transaction (two-phase commit); the job is
+    found by the next poll then.
     """
 
     queue: str = DEFAULT_QUEUE
@@ -50,6 +51,7 @@ class Options:
     unique_key: str | None = None
     tags: tuple[str, ...] | list[str] = ()
     meta: Mapping[str, Any] | None = None
+    wake: bool = True
 
     def __post_init__(self) -> None:
         name("queue", self.queue)
@@ -73,6 +75,8 @@ class Options:
             if not isinstance(self.meta, Mapping):
                 raise InvalidOption(f"meta must be a mapping, not {type(self.meta).__name__}")
             to_json(self.meta, "meta", MAX_ARGS_BYTES)
+        if not isinstance(self.wake, bool):
+            raise InvalidOption(f"wake must be True or False, not {type(self.wake).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class NewJob:
             "unique_key": options.unique_key,
             "tags": list(options.tags) or None,
             "meta": None if options.meta is None else to_json(options.meta, "meta", MAX_ARGS_BYTES),
+            "wake": options.wake,
         }
 
 
@@ -171,9 +176,12 @@ def enqueue_many_steps(sql: Statements, new: Iterable[NewJob], chunk: int = BULK
         while batch:
             yield from _insert(sql, batch, ids)
             batch = list(islice(source, chunk))
-    except Exception:
-        for undo in bracket.undo:
-            yield Call(undo)
+    except GeneratorExit:  # nobody runs statements for us any more
+        raise
+    except BaseException:  # an interruption, too: nobody knows of the transaction that we may have begun
+        with suppress(Exception):  # what went wrong first is what the caller should hear
+            for undo in bracket.undo:
+                yield Call(undo)
         raise
     yield Call(bracket.keep)
     return ids
@@ -198,7 +206,9 @@ def _open_bracket() -> Steps[_Bracket]:
     """A savepoint; on a connection that commits each statement by itself, a transaction, as one statement would be."""
     try:
         yield Call("savepoint pgqueue_enqueue_many")
-    except pg.NoActiveSqlTransaction:
+    except Exception as error:
+        if sqlstate(error) != NO_TRANSACTION:
+            raise
         yield Call("begin")
         return _Bracket(undo=("rollback",), keep="commit")
     keep = "release savepoint pgqueue_enqueue_many"

@@ -12,12 +12,12 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pgqueue.errors import ConfigurationError
 from pgqueue.job import Job
 
-NAMES = (
+EventName = Literal[
     "started",
     "completed",
     "failed",
@@ -29,7 +29,8 @@ NAMES = (
     "rescued",
     "expired",
     "claim_lost",
-)
+]
+NAMES: tuple[EventName, ...] = get_args(EventName)
 
 log = logging.getLogger("pgqueue")
 

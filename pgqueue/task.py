@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from pgqueue import enqueue as enqueueing
 from pgqueue.arguments import Signature
@@ -25,6 +26,23 @@ R = TypeVar("R")
 _OPTION_NAMES = frozenset(field.name for field in fields(Options))
 
 
+class CallOptions(TypedDict, total=False):
+    """What `task.options(...)` takes, for type checkers: the fields of `Options`, which says what they mean."""
+
+    queue: str
+    priority: int
+    delay: float | timedelta
+    run_at: datetime | None
+    max_attempts: int
+    retry: RetryPolicy | None
+    timeout: float | timedelta | None
+    expires_in: float | timedelta | None
+    unique_key: str | None
+    tags: tuple[str, ...] | list[str]
+    meta: Mapping[str, Any] | None
+    wake: bool
+
+
 class Home(Protocol):
     """What a task needs of its app: the statements of its schema, and connections for delay()."""
 
@@ -37,12 +55,16 @@ class Home(Protocol):
 
 
 class Task(Generic[P, R]):
-    """A registered function. `retry` and `timeout` are its defaults at run time; `options` those of its jobs."""
+    """A registered function. `retry` and `timeout` are its defaults at run time; `options` those of its jobs.
+
+    P, for type checkers, is what a call that is enqueued takes: the function's own signature, without a Context that
+    stands first. `function` is the function itself, and takes that, too.
+    """
 
     def __init__(
         self,
         home: Home,
-        function: Callable[P, R],
+        function: Callable[..., R],
         name: str,
         *,
         options: Options,
@@ -70,14 +92,16 @@ class Task(Generic[P, R]):
     @overload
     def enqueue(self, connection: SyncConnection, /, *args: P.args, **kwargs: P.kwargs) -> Job: ...
     @overload
-    def enqueue(self, connection: AsyncConnection, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Job]: ...
+    def enqueue(
+        self, connection: AsyncConnection, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, Job]: ...
     def enqueue(
         self, connection: SyncConnection | AsyncConnection, /, *args: P.args, **kwargs: P.kwargs
     ) -> Job | Awaitable[Job]:
         """Enqueues one call in the connection's own transaction: it commits or rolls back with everything else there.
 
-        An async connection gives an awaitable. Raises EnqueueError before any SQL when the call, an option or the
-        connection cannot work; the transaction stays usable.
+        An async connection gives an awaitable, and type checkers report it when nobody awaits it. Raises EnqueueError
+        before any SQL when the call, an option or the connection cannot work; the transaction stays usable.
         """
         return enqueueing.enqueue(self._home.statements, connection, self.job(*args, **kwargs))
 
@@ -88,7 +112,7 @@ class Task(Generic[P, R]):
     @overload
     def enqueue_many(
         self, connection: AsyncConnection, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], /
-    ) -> Awaitable[list[int]]: ...
+    ) -> Coroutine[Any, Any, list[int]]: ...
     def enqueue_many(
         self, connection: SyncConnection | AsyncConnection, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]], /
     ) -> list[int] | Awaitable[list[int]]:
@@ -111,7 +135,7 @@ class Task(Generic[P, R]):
         """One call that is not enqueued yet, for `app.enqueue_many`. Raises EnqueueError."""
         return NewJob(self.name, self.signature.encode(args, kwargs), self._options)
 
-    def options(self, **options: Any) -> Task[P, R]:
+    def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
         """The same task with other options for the jobs enqueued through what this returns; see `Options`.
 
         send.options(delay=30, priority=10, queue="vip", unique_key="welcome:7").enqueue(session, 7, "a@b.c")
@@ -157,7 +181,7 @@ def make(
     if isinstance(function, staticmethod | classmethod | property):
         raise InvalidTask("a task must be a plain function: put @app.task below @staticmethod, or outside the class")
     if not inspect.isfunction(function):
-        raise InvalidTask(f"a task must be a plain function, not {type(function).__name__}")
+        raise InvalidTask(f"a task must be a plain function, not {type(function).__name__}: wrap it in a def")
     if function.__name__ == "<lambda>" and name is None:
         raise InvalidTask("a lambda has no name that a worker could find it by: use def, or pass name=")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

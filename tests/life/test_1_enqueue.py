@@ -297,7 +297,9 @@ def test_an_aborted_transaction_is_named_and_can_still_be_rolled_back(
     assert names(connection) == ["after the rollback"]
 
 
-@pytest.mark.parametrize("kind", ["Connection", "AsyncConnection", "psycopg.Connection", "psycopg.AsyncConnection"])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if "ession" not in kind and kind[:6] not in ("django", "asyncp")]
+)
 def test_a_closed_connection_is_named(kind: str, send: Task[..., Any], pgqueue_database: str) -> None:
     async def application() -> None:
         async with caller(kind, pgqueue_database) as mine:
@@ -389,7 +391,7 @@ def test_what_is_no_connection_is_refused_and_named_before_anything_happens(
 def test_a_connection_to_another_kind_of_database_is_refused(send: Task[..., Any]) -> None:
     engine = create_engine("sqlite://")
     try:
-        with engine.connect() as other, pytest.raises(UnusableConnection, match=r"sqlite3.*postgresql\+psycopg"):
+        with engine.connect() as other, pytest.raises(UnusableConnection, match=r"to sqlite.*postgresql\+psycopg"):
             send.enqueue(other, "a")
     finally:
         engine.dispose()
@@ -439,6 +441,34 @@ async def _delayed(app: PgQueue, task: Task[..., Any]) -> Job:
         return await task.delay_async("a")
     finally:
         await app.close_async()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_lands_in_its_column_whatever_the_connection(
+    kind: str, app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            for options, column, expected in OPTIONS:
+                task = send.options(**options)
+                await done(task.enqueue(mine.connection, "a"))
+                if "unique_key" in options:
+                    again = await done(task.enqueue(mine.connection, "again"))
+                    assert again.existing
+                    assert again.created_at is not None
+                    assert again.created_at.tzinfo is not None
+                    task = send.options(unique_key="of many")
+                await done(app.enqueue_many(mine.connection, [task.job("b"), send.job("c")]))
+                await mine.commit()
+                deleted = connection.execute(f"delete from pgqueue.jobs returning args ->> 'name', {column}")
+                found = sorted(deleted.fetchall(), key=lambda row: row[0])
+                if "unique_key" in options:
+                    assert found == [("a", expected), ("b", "of many"), ("c", None)]
+                else:
+                    assert found[:2] == [("a", expected), ("b", expected)], options
+                    assert [name for name, _ in found] == ["a", "b", "c"]
+
+    asyncio.run(application())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -500,6 +530,7 @@ def test_the_decorators_options_are_the_defaults_and_the_calls_override_them(app
         ("unique_key", ["", "  \t", "a\0b", "x" * 513, "\ud800", 7, b"a"]),
         ("tag", ["abc", 7, ["a"] * 33, [""], ["a\0"], [7]]),
         ("meta", ["abc", 7, ["a"], [("a", 1)]]),
+        ("wake", [None, 0, "no"]),
         ("colour", ["red"]),
     ],
 )
@@ -623,6 +654,25 @@ def test_an_enqueue_wakes_exactly_one_sleeper_that_could_take_the_job(
         enqueue(app, mine, "mail", 0)
         mine.commit()
         assert len(ears.heard()) == 1
+
+
+def test_a_job_that_forgoes_the_wake_up_notifies_nobody(
+    app: PgQueue, send: Task[..., Any], connection: Look, ears: Ears
+) -> None:
+    @app.task(name="quiet", wake=False)
+    def quiet() -> None: ...
+
+    ears.asleep("a", "a")
+    ears.asleep("b", "b")
+    silent = send.options(queue="a", wake=False)
+    silent.enqueue(connection, "x")
+    silent.enqueue_many(connection, [("x",), ("y",)])
+    quiet.options(queue="a").enqueue(connection)
+    assert ears.heard() == []
+    app.enqueue_many(connection, [silent.job("x"), send.options(queue="b").job("y")])
+    assert ears.heard() == ["b"]
+    quiet.options(queue="a", wake=True).enqueue(connection)
+    assert ears.heard() == ["a"]
 
 
 def test_a_sleeper_that_has_overslept_is_not_notified(

@@ -107,7 +107,7 @@ def test_a_bad_call_after_some_chunks_leaves_nothing_written_and_the_transaction
             await done(number.enqueue(mine.connection, 100))
             with pytest.raises(ArgsNotJSON):
                 await chunks(mine.connection, float("nan"))
-            assert await mine.execute("select args -> 'n' from pgqueue.jobs") == [(100,)]
+            assert await mine.execute("select (args ->> 'n')::int from pgqueue.jobs") == [(100,)]
             ids = await chunks(mine.connection, 6)
             await mine.commit()
             assert numbers(connection, ids) == list(range(7))

@@ -97,7 +97,7 @@ ARGUMENTS: dict[str, tuple[Any, Any]] = {
     "point": (Point, Point(1, 2.5)),
     "address": (Address, {"street": "a", "number": 7}),
     "pairs": (list[tuple[int, UUID]], [(1, UUID(int=1)), (2, UUID(int=2))]),
-    "table": (dict[str, set[int]] | None, None),
+    "table": (dict[str, list[int]] | None, None),
     "mode": (Literal["fast", "slow"], "slow"),
     "anything": (Any, {"a": [1, None, "b", 1.5]}),
 }

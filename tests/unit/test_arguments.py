@@ -20,34 +20,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgqueue import ArgsNotJSON, BadRow, Context, InvalidArguments, InvalidTask
-from pgqueue.arguments import Signature, to_json
+from pgqueue.arguments import to_json
 from pgqueue.settings import MAX_ARGS_BYTES, MAX_DEPTH
-
-
-def signature(function: Callable[..., Any]) -> Signature:
-    return Signature(function, "test.task")
-
-
-def through_jsonb(text: str) -> str:
-    """The text as PostgreSQL gives it back: a number keeps its value and loses its exponent and the sign of zero."""
-
-    def write(value: Any) -> str:
-        if isinstance(value, dict):
-            return "{" + ", ".join(f"{json.dumps(key)}: {write(item)}" for key, item in value.items()) + "}"
-        if isinstance(value, list):
-            return "[" + ", ".join(map(write, value)) + "]"
-        if isinstance(value, Decimal):
-            return format(abs(value) if value == 0 else value, "f")
-        return json.dumps(value, ensure_ascii=False)
-
-    return write(json.loads(text, parse_float=Decimal))
-
-
-def sent(function: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The call as it arrives at the worker."""
-    made = signature(function)
-    return made.decode(through_jsonb(made.encode(args, kwargs)))
-
+from tests.unit.calls import sent, signature
 
 # -- plain data ------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 -- enqueue: -> queued. One job, and a wake-up for one idle worker that could take it before its next look.
--- In: a job's columns; run_at null or past = now; delay seconds on top of it; expires_in seconds after it is due
+-- In: a job's columns; run_at null or past = now; delay seconds on top of it; expires_in seconds after it is due;
+--     wake bool, false: no wake-up, for a transaction that is to be prepared
 -- Out: id, run_at, created_at; no row when a live job holds the unique key. Caller: db.enqueue
+-- JSON comes as text: an application's own codec for jsonb (asyncpg's usual way) would encode it again.
 -- `sleepers` is only read, never locked, and while nobody sleeps nothing is notified: a NOTIFY takes a cluster-wide
 -- lock until its commit is flushed, and would serialise the application's commits (0.12 of the rate at a 1 ms flush).
 with job as (
@@ -8,8 +10,8 @@ with job as (
         (queue, task, priority, run_at, max_attempts, expires_at, timeout, args, retry, unique_key, tags, meta)
     select
         %(queue)s::text, %(task)s::text, %(priority)s::int, due.at, %(max_attempts)s::int,
-        due.at + %(expires_in)s::float8 * interval '1 second', %(timeout)s::float8, %(args)s::jsonb, %(retry)s::jsonb,
-        %(unique_key)s::text, %(tags)s::text[], %(meta)s::jsonb
+        due.at + %(expires_in)s::float8 * interval '1 second', %(timeout)s::float8, %(args)s::text::jsonb,
+        %(retry)s::text::jsonb, %(unique_key)s::text, %(tags)s::text[], %(meta)s::text::jsonb
     from (
         select greatest(%(run_at)s::timestamptz, statement_timestamp()) + %(delay)s::float8 * interval '1 second'
     ) as due (at)
@@ -22,7 +24,7 @@ woken as (
     cross join lateral (
         select worker_id
         from {schema}.sleepers
-        where queue in (job.queue, '*') and until > statement_timestamp() and until > job.run_at
+        where %(wake)s::bool and queue in (job.queue, '*') and until > statement_timestamp() and until > job.run_at
         limit 1
     ) as sleeper
 )

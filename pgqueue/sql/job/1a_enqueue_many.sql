@@ -8,13 +8,13 @@ with counter as materialized (
 ),
 given as (
     select n, nextval((select name from counter)) as id, queue, task, priority, run_at, delay, max_attempts,
-        expires_in, timeout, args, retry, unique_key, tags, meta
+        expires_in, timeout, args, retry, unique_key, tags, meta, wake
     from unnest(
         %(queue)s::text[], %(task)s::text[], %(priority)s::int[], %(run_at)s::timestamptz[], %(delay)s::float8[],
         %(max_attempts)s::int[], %(expires_in)s::float8[], %(timeout)s::float8[], %(args)s::text[], %(retry)s::text[],
-        %(unique_key)s::text[], %(tags)s::text[], %(meta)s::text[]
+        %(unique_key)s::text[], %(tags)s::text[], %(meta)s::text[], %(wake)s::bool[]
     ) with ordinality as g (queue, task, priority, run_at, delay, max_attempts, expires_in, timeout, args, retry,
-        unique_key, tags, meta, n)
+        unique_key, tags, meta, wake, n)
     order by n
 ),
 job as (
@@ -33,7 +33,9 @@ job as (
 ),
 woken as (
     select pg_notify('pgqueue_' || replace(sleeper.worker_id::text, '-', ''), '')
-    from (select queue, min(run_at) as run_at from job group by queue) as due
+    from (
+        select queue, min(job.run_at) as run_at from job join given using (id, queue) where wake group by queue
+    ) as due
     cross join lateral (
         select worker_id
         from {schema}.sleepers

@@ -1,0 +1,149 @@
+"""What every driver shares: the statement (Call), the generators that yield it (Steps), and who plays them.
+
+Each step of db.py is a generator that yields `Call`s and is sent their rows, so it is written once for sync and async.
+A driver gives a function that runs one Call on a connection; `play` runs all of them with it, `play_async` awaits it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+from pgqueue.errors import UnusableConnection
+
+T = TypeVar("T")
+Rows: TypeAlias = list[tuple[Any, ...]]
+
+
+class Call(NamedTuple):
+    """One statement and its parameters; never None, with which psycopg would take %% for two signs.
+
+    notifies: it may send a NOTIFY, with which no transaction can be prepared for a two-phase commit.
+    """
+
+    text: str
+    params: Mapping[str, Any] = MappingProxyType({})
+    notifies: bool = False
+
+
+Steps: TypeAlias = Generator[Call, Rows, T]
+Run: TypeAlias = Callable[[Call], Rows]
+RunAsync: TypeAlias = Callable[[Call], Awaitable[Rows]]
+
+CLOSED = "the connection is closed"
+ABORTED = "the transaction is aborted by an earlier error: roll it back first"
+READ_ONLY = "the transaction is read-only, and a job is a row that has to be written: enqueue in one that may write"
+STANDBY = "the server is a standby, where nothing can be written: connect to the primary"
+TWO_PHASE = (
+    "this transaction is to be prepared (two-phase commit), which a wake-up by NOTIFY would forbid: "
+    "enqueue with .options(wake=False); a worker finds the job when it polls"
+)
+
+NO_TRANSACTION = "25P01"
+UNIQUE_VIOLATION = "23505"
+_REFUSALS = {"25P02": ABORTED, "25006": READ_ONLY}
+
+
+def play(run: Run, steps: Steps[T], explain: Callable[[BaseException], BaseException] = lambda error: error) -> T:
+    """Runs the steps with a driver's function. explain: what an error is called before the steps hear of it."""
+    try:
+        call = next(steps)
+        while True:
+            try:
+                rows = run(call)
+            # Of an interruption, too: a step may have something to undo, and may know better what an error means.
+            except BaseException as error:
+                call = steps.throw(explain(error))
+            else:
+                call = steps.send(rows)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+async def play_async(
+    run: RunAsync, steps: Steps[T], explain: Callable[[BaseException], BaseException] = lambda error: error
+) -> T:
+    """`play` with a function that is awaited."""
+    try:
+        call = next(steps)
+        while True:
+            try:
+                rows = await run(call)
+            except BaseException as error:
+                call = steps.throw(explain(error))
+            else:
+                call = steps.send(rows)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def sqlstate(error: BaseException | None) -> str | None:
+    """The server's five letters, whichever driver raised it, and whoever wrapped it; None if no server did."""
+    for _ in range(8):
+        if error is None:
+            break
+        # psycopg and asyncpg; psycopg2
+        for found in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
+            if isinstance(found, str):
+                return found
+        error = getattr(error, "orig", None) or error.__cause__  # SQLAlchemy; Django
+    return None
+
+
+def explained(error: BaseException) -> BaseException:
+    """UnusableConnection for what the server says of a transaction that cannot take a job; any other error itself."""
+    refusal = _REFUSALS.get(sqlstate(error) or "")
+    if refusal is None or isinstance(error, UnusableConnection):
+        return error
+    made = UnusableConnection(refusal)
+    made.__cause__ = error
+    return made
+
+
+_owners: WeakKeyDictionary[object, int] = WeakKeyDictionary()  # driver's connection -> process that used it first
+
+
+def check_process(raw: object) -> None:
+    """Raises UnusableConnection when another process has enqueued on this driver's connection: a fork shares its
+    socket, and the two would read each other's answers."""
+    if _owners.setdefault(raw, os.getpid()) != os.getpid():
+        raise UnusableConnection(
+            f"the connection was opened by process {_owners[raw]}, and this is a fork of it: open another here"
+        )
+
+
+def check_loop(loop: object) -> None:
+    """Raises UnusableConnection when an async connection is of another event loop than the running one."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:  # no loop in this thread: whoever awaits will say so
+        return
+    if loop is not None and loop is not running:
+        raise UnusableConnection("the connection belongs to another event loop (and thread, maybe): open one in this")
+
+
+@lru_cache(maxsize=512)
+def numbered(text: str) -> tuple[str, tuple[str, ...]]:
+    """A statement for a driver that takes $1, $2, …, and the names of these parameters, in their order.
+
+    A name that occurs twice keeps its number, %% becomes one sign.
+    """
+    names: dict[str, int] = {}
+
+    def place(found: re.Match[str]) -> str:
+        name = found[1]
+        return "%" if name is None else f"${names.setdefault(name, len(names) + 1)}"
+
+    return re.sub(r"%(?:%|\((\w+)\)s)", place, text), tuple(names)
+
+
+def positional(call: Call) -> tuple[str, list[Any]]:
+    """The call as text with $1, $2, … and the values in their order."""
+    text, names = numbered(call.text)
+    return text, [call.params[name] for name in names]

@@ -1,0 +1,718 @@
+"""Step 1, the connection: what is special about each library's, and what is said of one that cannot take a job."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import psycopg
+import psycopg2
+import pytest
+from django.core.cache import cache as django_cache
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import IntegrityError as DjangoIntegrityError
+from django.db import connections as django_connections
+from django.db import transaction as django_transaction
+from django.db.backends.sqlite3.base import DatabaseWrapper as DjangoOnSqlite
+from psycopg.pq import TransactionStatus
+from psycopg2 import extras
+from psycopg_pool import ConnectionPool
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from pgqueue import PgQueue, Task, UnusableConnection
+from pgqueue.drivers import is_async, perform, perform_async, perform_either
+from pgqueue.drivers.steps import numbered
+from pgqueue.embedded import EmbeddedPostgres
+from pgqueue.enqueue import enqueue_many_steps
+from pgqueue.migrate import upgrade
+from pgqueue.testing import _temp_dir
+from tests.life.callers import ASYNC, AUTOCOMMIT, KINDS, Undo, caller, django_database, done, sqlalchemy_url
+from tests.life.workbench import Ears
+
+Look = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def send(app: PgQueue) -> Task[..., Any]:
+    @app.task(name="send")
+    def send(name: str) -> str:
+        return name
+
+    return send
+
+
+def names(connection: Look) -> list[str]:
+    """The argument of every live job, in the order of their ids."""
+    return [row[0] for row in connection.execute("select args ->> 'name' from pgqueue.jobs order by id")]
+
+
+# -- every kind -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_is_awaited_where_the_connection_is_async_and_nowhere_else(
+    kind: str, app: PgQueue, send: Task[..., Any], pgqueue_database: str
+) -> None:
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            assert is_async(mine.connection) is (kind in ASYNC)
+            steps = enqueue_many_steps(app.statements, [send.job("a")])
+            wrong = _sync if kind in ASYNC else perform_async
+            with pytest.raises(UnusableConnection, match="await"):
+                await wrong(mine.connection, steps)
+
+    asyncio.run(application())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_connection_that_may_only_read_is_named_before_any_sql_and_its_transaction_stays_usable(
+    kind: str, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    connection.execute("do $$ begin execute format('alter database %I set default_transaction_read_only = on', "
+                       "current_database()); end $$")  # fmt: skip
+
+    async def application(isolation: str | None) -> None:
+        async with caller(kind, pgqueue_database, isolation) as mine:
+            if kind.startswith("asyncpg") and isolation is None:
+                return  # has begun before pgqueue could see it: the next test
+            for call in (
+                lambda: send.enqueue(mine.connection, "a"),
+                lambda: send.enqueue_many(mine.connection, [("a",)]),
+            ):
+                with pytest.raises(UnusableConnection, match="read-only"):
+                    await done(call())
+            assert await mine.execute("select count(*)::int from pgqueue.jobs") == [(0,)]
+
+    asyncio.run(application(None))
+    asyncio.run(application(AUTOCOMMIT))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transaction_that_was_made_read_only_is_named_by_what_the_server_says_and_can_be_rolled_back(
+    kind: str, app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            for call in (
+                lambda: send.enqueue(mine.connection, "a"),
+                lambda: perform_either(
+                    mine.connection, enqueue_many_steps(app.statements, (send.job(n) for n in "abcde"), chunk=2)
+                ),
+            ):
+                await mine.execute("set transaction read only")
+                with pytest.raises(UnusableConnection, match="read-only") as refused:
+                    await done(call())
+                assert "\n" not in str(refused.value)
+                await mine.rollback()
+            await done(send.enqueue(mine.connection, "may write"))
+            await mine.commit()
+
+    asyncio.run(application())
+    assert names(connection) == ["may write"]
+
+
+def test_a_transaction_that_its_library_calls_read_only_is_refused_before_any_sql(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    def refuses(to: Any) -> None:
+        with pytest.raises(UnusableConnection, match="read-only"):
+            send.enqueue(to, "a")
+
+    with psycopg.connect(pgqueue_database) as mine:
+        mine.read_only = True
+        refuses(mine)
+        assert mine.info.transaction_status == TransactionStatus.IDLE
+    with closing(psycopg2.connect(pgqueue_database)) as old:
+        old.set_session(readonly=True)
+        refuses(old)
+    for driver in ("psycopg", "psycopg2"):
+        engine = create_engine(sqlalchemy_url(pgqueue_database, driver))
+        with engine.connect().execution_options(postgresql_readonly=True) as to:
+            assert to.execute(text("select 1")).all() == [(1,)]
+            refuses(to)
+            assert to.execute(text("select 1")).all() == [(1,)]
+        engine.dispose()
+
+    async def application() -> None:
+        mine = await asyncpg.connect(pgqueue_database)
+        async with mine.transaction(readonly=True):
+            with pytest.raises(UnusableConnection, match="read-only"):
+                await send.enqueue(mine, "a")
+            assert await mine.fetchval("select 1") == 1
+        await mine.close()
+        engine = create_async_engine(sqlalchemy_url(pgqueue_database, "asyncpg"))
+        async with engine.connect() as to:
+            to = await to.execution_options(postgresql_readonly=True)
+            with pytest.raises(UnusableConnection, match="read-only"):
+                await send.enqueue(to, "a")
+            assert (await to.execute(text("select 1"))).all() == [(1,)]
+        await engine.dispose()
+
+    asyncio.run(application())
+    assert names(connection) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_bulk_enqueue_leaves_no_transaction_open_on_a_connection_that_commits_by_itself(
+    kind: str, app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    class Interrupted(BaseException): ...
+
+    def jobs() -> Iterator[Any]:
+        yield from (send.job(n) for n in "abcde")
+        raise Interrupted
+
+    async def application() -> None:
+        async with caller(kind, pgqueue_database, AUTOCOMMIT) as mine:
+            with pytest.raises(Interrupted):
+                await done(perform_either(mine.connection, enqueue_many_steps(app.statements, jobs(), chunk=2)))
+            await done(send.enqueue(mine.connection, "by itself again"))
+            assert names(connection) == ["by itself again"]
+
+    asyncio.run(application())
+
+
+def test_a_cancelled_bulk_enqueue_leaves_no_transaction_open(
+    app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    async def application(connect: Callable[[], Any]) -> None:
+        mine = await connect()
+        with psycopg.connect(pgqueue_database) as holder:
+            send.options(unique_key="k").enqueue(holder, "holder")
+            jobs = [send.job("a"), send.job("b"), send.options(unique_key="k").job("waits")]
+            waiting = asyncio.ensure_future(
+                done(perform_either(mine, enqueue_many_steps(app.statements, jobs, chunk=2)))  # type: ignore[arg-type]
+            )
+            locked = (
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            )
+            while connection.execute(locked).fetchone() != (1,):
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            holder.rollback()
+        await send.enqueue(mine, "by itself again")
+        await mine.close()
+
+    asyncio.run(application(lambda: asyncpg.connect(pgqueue_database)))
+    asyncio.run(application(lambda: psycopg.AsyncConnection.connect(pgqueue_database, autocommit=True)))
+    assert names(connection) == ["by itself again"] * 2
+
+
+async def _sync(connection: Any, steps: Any) -> None:
+    perform(connection, steps)
+
+
+# -- what is no connection, or not here -----------------------------------------------------------------------------
+
+
+def test_pools_and_handlers_are_refused_with_what_to_pass_instead(send: Task[..., Any], pgqueue_database: str) -> None:
+    pool = ConnectionPool(pgqueue_database, min_size=0, max_size=1, open=False)
+    with pytest.raises(UnusableConnection, match=r"ConnectionPool is no connection.*handed out"):
+        send.enqueue(pool, "a")
+    with pytest.raises(UnusableConnection, match=r"ConnectionHandler.*django\.db\.connection"):
+        send.enqueue(django_connections, "a")
+    with pytest.raises(UnusableConnection, match="to no database"):
+        send.enqueue(django_cache, "a")  # a ConnectionProxy, too
+
+    async def application() -> None:
+        async with asyncpg.create_pool(pgqueue_database, min_size=0) as pool:
+            with pytest.raises(UnusableConnection, match=r"Pool is no connection.*handed out"):
+                send.enqueue(pool, "a")
+
+    asyncio.run(application())
+
+
+def test_a_connection_of_a_psycopg_pool_is_as_good_as_any(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    with ConnectionPool(pgqueue_database, min_size=1, open=True) as pool:
+        with pool.connection() as mine:
+            send.enqueue(mine, "a")
+        assert names(connection) == ["a"]
+        with suppress(Undo), pool.connection() as mine:
+            send.enqueue(mine, "b")
+            raise Undo
+    assert names(connection) == ["a"]
+
+
+def test_a_fork_is_told_that_the_connection_is_its_parents(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    engine = create_engine(sqlalchemy_url(pgqueue_database, "psycopg2"))
+    with (
+        psycopg.connect(pgqueue_database) as mine,
+        Session(engine) as session,
+        closing(psycopg2.connect(pgqueue_database)) as old,
+    ):
+        for to in (mine, session, old):
+            send.enqueue(to, "parent")
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                said = b"nothing"
+                try:
+                    send.enqueue(to, "child")
+                except UnusableConnection as error:
+                    said = str(error).encode()
+                finally:
+                    os.write(writing, said)
+                    os._exit(0)  # closing nothing of the parent's
+            os.waitpid(child, 0)
+            assert f"opened by process {os.getpid()}, and this is a fork" in os.read(reading, 1000).decode()
+            os.close(reading)
+            os.close(writing)
+            send.enqueue(to, "parent again")
+            to.commit()
+    engine.dispose()
+    assert names(connection) == ["parent", "parent again"] * 3
+
+
+# SQLAlchemy makes the coroutine that connects before it notices that nobody can await it.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <coroutine object .*connect")
+@pytest.mark.filterwarnings("ignore:coroutine '.*connect' was never awaited")
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_the_sync_side_of_an_async_session_works_inside_run_sync_and_is_explained_elsewhere(
+    driver: str, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    async def application() -> None:
+        engine = create_async_engine(sqlalchemy_url(pgqueue_database, driver))
+        async with AsyncSession(engine) as session:
+            with pytest.raises(UnusableConnection, match=r"sync side.*run_sync"):
+                send.enqueue(session.sync_session, "before it has connected")
+            await session.rollback()
+            await session.connection()
+            with pytest.raises(UnusableConnection, match=r"sync side.*run_sync"):
+                send.enqueue(session.sync_session, "on its connection")
+            await session.run_sync(lambda inner: send.enqueue(inner, "inside"))
+            assert await session.run_sync(lambda inner: send.enqueue_many(inner, [("many",)]))
+            await session.commit()
+            await session.run_sync(lambda inner: send.enqueue(inner, "rolled back"))
+            await session.rollback()
+        unstarted = engine.connect()
+        with pytest.raises(UnusableConnection, match="never started"):
+            await send.enqueue(unstarted, "a")
+        await engine.dispose()
+
+    asyncio.run(application())
+    assert names(connection) == ["inside", "many"]
+
+
+def test_threads_that_share_a_psycopg_connection_take_turns_in_its_one_transaction(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    with psycopg.connect(pgqueue_database) as mine, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda n: send.enqueue(mine, str(n)), range(40)))
+        assert names(connection) == []
+    assert sorted(names(connection), key=int) == [str(n) for n in range(40)]
+
+
+# -- asyncpg ----------------------------------------------------------------------------------------------------------
+
+
+class OwnRecord(asyncpg.Record): ...
+
+
+class OwnConnection(asyncpg.Connection): ...
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"record_class": OwnRecord},
+        {"connection_class": OwnConnection},
+        {"statement_cache_size": 0},
+        {"server_settings": {"search_path": "nowhere", "timezone": "Asia/Tokyo", "DateStyle": "SQL, DMY"}},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_how_an_application_set_up_asyncpg_does_not_matter(
+    settings: dict[str, Any], app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    async def application() -> None:
+        mine = await asyncpg.connect(pgqueue_database, **settings)
+        for kind in ("json", "jsonb"):  # the usual way to read JSON with asyncpg
+            await mine.set_type_codec(kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+        unique = send.options(unique_key="k", delay=60, meta={"a": [1]}, tags=["t"])
+        job = await unique.enqueue(mine, "a")
+        again = await unique.enqueue(mine, "b")
+        assert (again.id, again.existing, again.run_at) == (job.id, True, job.run_at)
+        assert job.run_at is not None
+        assert job.created_at is not None
+        assert job.run_at - job.created_at == timedelta(seconds=60)
+        await app.enqueue_many(mine, [send.options(meta={"a": [1]}, tags=["t"]).job("c")])
+        await mine.close()
+
+    asyncio.run(application())
+    found = connection.execute("select args, meta, tags from pgqueue.jobs order by id").fetchall()
+    assert found == [({"name": "a"}, {"a": [1]}, ["t"]), ({"name": "c"}, {"a": [1]}, ["t"])]
+
+
+def test_an_asyncpg_connection_that_cannot_take_a_job_is_named(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    async def application() -> None:
+        async with asyncpg.create_pool(pgqueue_database, min_size=1, max_size=1) as pool:
+            async with pool.acquire() as mine:
+                await send.enqueue(mine, "in a pool")
+            with pytest.raises(UnusableConnection, match="released back to the pool"):
+                await send.enqueue(mine, "a")
+        mine = await asyncpg.connect(pgqueue_database)
+        busy = asyncio.ensure_future(mine.execute("select pg_sleep(0.2)"))
+        await asyncio.sleep(0)
+        with pytest.raises(UnusableConnection, match="another operation is in progress"):
+            await send.enqueue(mine, "a")
+        await busy
+        elsewhere = await asyncio.to_thread(lambda: _raised(lambda: asyncio.run(done(send.enqueue(mine, "a")))))
+        assert "another event loop" in str(elsewhere)
+        await send.enqueue(mine, "and back")
+        await mine.close()
+        with pytest.raises(UnusableConnection, match="closed"):
+            await send.enqueue(mine, "a")
+
+    asyncio.run(application())
+    assert names(connection) == ["in a pool", "and back"]
+
+
+def _raised(call: Callable[[], object]) -> BaseException | None:
+    try:
+        call()
+    except UnusableConnection as error:
+        return error
+    return None
+
+
+def test_an_error_on_asyncpg_is_asyncpgs_own_also_below_sqlalchemy(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    connection.execute("alter table pgqueue.jobs add constraint own check (args ->> 'name' <> 'bad')")
+
+    async def application() -> None:
+        for kind in ("AsyncSession on asyncpg", "asyncpg.Connection"):
+            async with caller(kind, pgqueue_database) as mine:
+                with pytest.raises(asyncpg.CheckViolationError):
+                    await send.enqueue(mine.connection, "bad")
+                await mine.rollback()
+                await send.enqueue(mine.connection, "good")
+                await mine.commit()
+
+    asyncio.run(application())
+    assert names(connection) == ["good"] * 2
+
+
+# -- psycopg2 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factory", [extras.RealDictCursor, extras.NamedTupleCursor, extras.DictCursor])
+def test_the_cursor_factory_of_a_psycopg2_application_does_not_matter(
+    factory: Any, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    unique = send.options(unique_key="k", tags=["a", "b"], meta={"a": "50%"})
+    with closing(psycopg2.connect(pgqueue_database, cursor_factory=factory)) as mine:
+        first = unique.enqueue(mine, "100% %(name)s")
+        assert unique.enqueue(mine, "again").id == first.id
+        mine.commit()
+    connect_args = (
+        {} if factory is extras.RealDictCursor else {"cursor_factory": factory}
+    )  # SQLAlchemy cannot read dicts
+    engine = create_engine(sqlalchemy_url(pgqueue_database, "psycopg2"), connect_args=connect_args)
+    with engine.connect() as to:
+        assert unique.enqueue(to, "again").id == first.id
+        send.enqueue_many(to, [("c",)])
+        to.commit()  # SQLAlchemy knows that something has begun
+    engine.dispose()
+    assert names(connection) == ["100% %(name)s", "c"]
+
+
+def test_a_psycopg2_connection_that_cannot_take_a_job_is_named(send: Task[..., Any], pgqueue_database: str) -> None:
+    mine = psycopg2.connect(pgqueue_database, async_=True)
+    with pytest.raises(UnusableConnection, match="asynchronous psycopg2"):
+        send.enqueue(mine, "a")
+    mine.close()
+
+
+# -- Django -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_in_the_atomic_block_around_it(
+    send: Task[..., Any], connection: Look, pgqueue_database: str, drain: Callable[..., None]
+) -> None:
+    with django_database(pgqueue_database) as (mine, alias):
+        send.enqueue(mine, "at once")
+        assert names(connection) == ["at once"]
+        with django_transaction.atomic(using=alias):
+            send.enqueue(django_connections[alias], "the wrapper itself")
+            with suppress(Undo), django_transaction.atomic(using=alias):
+                send.enqueue(mine, "undone with its savepoint")
+                raise Undo
+            told: list[list[str]] = []
+            django_transaction.on_commit(lambda: told.append(names(connection)), using=alias)
+        assert told == [["at once", "the wrapper itself"]]
+        with suppress(Undo), django_transaction.atomic(using=alias):
+            send.enqueue_many(mine, [("undone",)])
+            raise Undo
+        mine.set_autocommit(False)
+        send.enqueue(mine, "rolled back by hand")
+        mine.rollback()
+        send.enqueue(mine, "committed by hand")
+        mine.commit()
+    drain()
+    done_ones = connection.execute("select result #>> '{}' from pgqueue.finished_jobs order by id").fetchall()
+    assert [row[0] for row in done_ones] == ["at once", "the wrapper itself", "committed by hand"]
+
+
+def test_djangos_own_settings_for_dates_do_not_matter(
+    send: Task[..., Any], pgqueue_database: str, settings_of_django: Callable[..., None]
+) -> None:
+    for use_tz in (True, False):
+        settings_of_django(USE_TZ=use_tz, TIME_ZONE="Asia/Tokyo")
+        with django_database(pgqueue_database) as (mine, _):
+            job = send.options(delay=60).enqueue(mine, "a")
+            assert job.run_at is not None
+            assert job.run_at.tzinfo is not None
+            assert job.run_at - job.created_at == timedelta(seconds=60)
+
+
+@pytest.fixture
+def settings_of_django(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    from django.conf import settings
+
+    def change(**values: Any) -> None:
+        for name, value in values.items():
+            monkeypatch.setattr(settings, name, value)
+
+    return change
+
+
+def test_djangos_query_log_does_not_see_arguments_and_its_connection_is_not_suspected(
+    app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    with django_database(pgqueue_database) as (mine, _):
+        mine.force_debug_cursor = True
+        with mine.cursor() as cursor:
+            cursor.execute("select 1")
+        send.enqueue(mine, "secret")
+        perform_either(mine, enqueue_many_steps(app.statements, (send.job("secret") for _ in range(5)), chunk=2))
+        assert len(mine.queries) == 1
+        assert not mine.errors_occurred
+    assert names(connection) == ["secret"] * 6
+
+
+def test_an_error_is_djangos_with_the_drivers_below_it(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    connection.execute("alter table pgqueue.jobs add constraint own check (args ->> 'name' <> 'bad')")
+    with django_database(pgqueue_database) as (mine, alias):
+        with pytest.raises(DjangoIntegrityError) as raised, django_transaction.atomic(using=alias):
+            send.enqueue(mine, "bad")
+        assert isinstance(raised.value.__cause__, psycopg.errors.CheckViolation)
+        send.enqueue(mine, "good")
+    assert names(connection) == ["good"]
+
+
+def test_a_connection_of_djangos_that_cannot_take_a_job_is_named(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    def refuses(to: Any, match: str) -> None:
+        with pytest.raises(UnusableConnection, match=match):
+            send.enqueue(to, "a")
+
+    with django_database(pgqueue_database) as (mine, alias):
+        with django_transaction.atomic(using=alias):
+            django_transaction.set_rollback(True, using=alias)
+            refuses(mine, "atomic block was broken")
+        own = django_connections[alias]
+        send.enqueue(own, "mine")
+        with ThreadPoolExecutor(1) as thread:
+            refused = thread.submit(_raised, lambda: send.enqueue(own, "theirs")).result()
+        assert "another thread" in str(refused)
+
+        async def application() -> None:
+            refuses(mine, "sync_to_async")
+            await asyncio.to_thread(lambda: None)
+
+        mine.close()
+        with pytest.raises(SynchronousOnlyOperation):
+            asyncio.run(_cursor(mine))
+        asyncio.run(application())
+        send.enqueue(mine, "opened again, as Django does")
+        with django_transaction.atomic(using=alias):
+            mine.close()
+            refuses(mine, "closed inside its atomic block")
+    sqlite = DjangoOnSqlite({"NAME": ":memory:", "OPTIONS": {}, "TIME_ZONE": None}, "sqlite")
+    refuses(sqlite, r"to sqlite; pgqueue needs one to PostgreSQL")
+    sqlite.close()
+    assert names(connection) == ["mine", "opened again, as Django does"]
+
+
+async def _cursor(connection: Any) -> None:
+    connection.cursor()
+
+
+# -- two-phase commit -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_phase_server() -> Iterator[str]:
+    """A server that prepares transactions, which the others do not, with pgqueue's tables."""
+    settings = {"max_prepared_transactions": "10", "synchronous_commit": "off"}
+    with EmbeddedPostgres(temp_dir=_temp_dir(), fsync=False, settings=settings) as server:
+        upgrade(server.url(), schema="pgqueue")
+        yield server.url()
+
+
+@pytest.fixture
+def pgqueue_database_for_two_phases(two_phase_server: str) -> Iterator[str]:
+    yield two_phase_server
+    with psycopg.connect(two_phase_server) as connection:
+        assert connection.execute("select gid from pg_prepared_xacts").fetchall() == []
+        connection.execute("truncate pgqueue.jobs, pgqueue.sleepers, pgqueue.workers")
+
+
+class TestTwoPhaseCommit:
+    """NOTIFY forbids PREPARE TRANSACTION; while a worker sleeps an enqueue would notify it."""
+
+    @pytest.fixture
+    def app(self, pgqueue_database_for_two_phases: str) -> Iterator[PgQueue]:
+        made = PgQueue(pgqueue_database_for_two_phases)
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def connection(self, pgqueue_database_for_two_phases: str) -> Iterator[Look]:
+        with psycopg.connect(pgqueue_database_for_two_phases, autocommit=True) as made:
+            yield made
+
+    @pytest.fixture
+    def sleeper(self, app: PgQueue, connection: Look, pgqueue_database_for_two_phases: str) -> Iterator[Ears]:
+        made = Ears(app, connection, pgqueue_database_for_two_phases)
+        made.asleep("sleeper", "default")
+        yield made
+        made.close()
+
+    @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+    def test_a_session_in_two_phases_enqueues_with_wake_false(
+        self, driver: str, send: Task[..., Any], connection: Look, sleeper: Ears, pgqueue_database_for_two_phases: str
+    ) -> None:
+        engine = create_engine(sqlalchemy_url(pgqueue_database_for_two_phases, driver))
+        quiet = send.options(wake=False)
+        with Session(engine, twophase=True) as session:
+            with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                send.enqueue(session, "would notify")
+            with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                send.enqueue_many(session, [("would notify",)])
+            quiet.enqueue(session, "a")  # the transaction has stayed usable
+            quiet.enqueue_many(session, [("b",), ("c",)])
+            session.prepare()
+            assert names(connection) == []
+            session.commit()
+            assert names(connection) == ["a", "b", "c"]
+            quiet.enqueue(session, "rolled back")
+            session.prepare()
+            session.rollback()
+        engine.dispose()
+        assert names(connection) == ["a", "b", "c"]
+        assert sleeper.heard() == []
+
+    @pytest.mark.parametrize("end", ["commit", "rollback"])
+    def test_a_psycopg_transaction_in_two_phases_enqueues_with_wake_false(
+        self, end: str, send: Task[..., Any], connection: Look, sleeper: Ears, pgqueue_database_for_two_phases: str
+    ) -> None:
+        with psycopg.connect(pgqueue_database_for_two_phases) as mine:
+            mine.tpc_begin(mine.xid(1, f"pgqueue {end}", "test"))
+            with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                send.enqueue(mine, "would notify")
+            send.options(wake=False).enqueue(mine, "a")
+            mine.tpc_prepare()
+            assert names(connection) == []
+            getattr(mine, f"tpc_{end}")()
+            assert names(connection) == (["a"] if end == "commit" else [])
+            send.enqueue(mine, "in one phase")
+        assert sleeper.heard() == ["sleeper"]
+
+    def test_without_it_the_server_refuses_to_prepare_which_is_why_the_option_is_there(
+        self, send: Task[..., Any], connection: Look, sleeper: Ears, pgqueue_database_for_two_phases: str
+    ) -> None:
+        with psycopg.connect(pgqueue_database_for_two_phases) as mine:
+            send.enqueue(mine, "a")
+            with pytest.raises(psycopg.errors.FeatureNotSupported, match="NOTIFY"):
+                mine.execute("prepare transaction 'by hand'")
+            mine.rollback()
+            send.options(wake=False).enqueue(mine, "a")
+            mine.execute("prepare transaction 'by hand'")
+            mine.rollback()
+        connection.execute("commit prepared 'by hand'")
+        assert names(connection) == ["a"]
+
+
+# -- without the libraries --------------------------------------------------------------------------------------------
+
+
+def test_pgqueue_works_where_the_other_drivers_are_not_installed(pgqueue_database: str) -> None:
+    code = f"""
+import sys
+for name in ("asyncpg", "psycopg2", "django"):
+    sys.modules[name] = None  # an import of it fails
+import psycopg
+from pgqueue import PgQueue, UnusableConnection
+app = PgQueue({pgqueue_database!r})
+@app.task(name="t")
+def t(): ...
+with psycopg.connect({pgqueue_database!r}) as connection:
+    t.enqueue(connection)
+t.delay()
+try:
+    t.enqueue(object())
+except UnusableConnection:
+    print(len(app.jobs.list()))
+app.close()
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (finished.stdout, finished.stderr) == ("2\n", "")
+
+
+# -- parameters -------------------------------------------------------------------------------------------------------
+
+
+def test_named_parameters_become_numbers_once_each_and_doubled_percent_signs_become_one() -> None:
+    sql = "select %(b)s, %(a)s::int % %(b)s like '50%%' from \"odd%%(a)s\""
+    assert numbered("select %(b)s, %(a)s::int %% %(b)s like '50%%' from \"odd%%(a)s\"") == (
+        "select $1, $2::int % $1 like '50%' from \"odd%(a)s\"",
+        ("b", "a"),
+    )
+    assert numbered(sql)[0] != sql
+    assert numbered("begin") == ("begin", ())
+
+
+def test_every_kind_works_in_a_schema_with_an_odd_name(pgqueue_blank_database: str) -> None:
+    odd = 'Odd "%(queue)s" $1 %'
+    upgrade(pgqueue_blank_database, schema=odd)
+    app = PgQueue(pgqueue_blank_database, schema=odd)
+
+    @app.task(name="t")
+    def t() -> None: ...
+
+    async def application(kind: str) -> None:
+        async with caller(kind, pgqueue_blank_database) as mine:
+            unique = t.options(unique_key=kind)
+            first = await done(unique.enqueue(mine.connection))
+            assert (await done(unique.enqueue(mine.connection))).id == first.id
+            await done(t.enqueue_many(mine.connection, [()]))
+            await mine.commit()
+
+    for kind in KINDS:
+        asyncio.run(application(kind))
+    assert len(app.jobs.list()) == 2 * len(KINDS)
+    app.close()
