@@ -9,10 +9,11 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgqueue import control, enqueue, monitor
@@ -78,6 +79,7 @@ class PgQueue:
         self.events = Events()
         self.jobs = Jobs(self)
         self.dead = Dead(self)
+        self._engine_conninfo: str | None = None
         self._engine: tuple[int, sa.Engine] | None = None
         self._async_engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine] = (
             weakref.WeakKeyDictionary()
@@ -188,10 +190,19 @@ class PgQueue:
 
     @property
     def conninfo(self) -> str:
-        """What psycopg connects with. Raises ConfigurationError without a database."""
+        """What psycopg connects with. Raises ConfigurationError without a database, sqlalchemy.exc.OperationalError
+        when an Engine was given, which is asked once, and its database cannot be reached."""
         if isinstance(self._database, sa.Engine):
-            return conninfo_from_url(self._database.url.render_as_string(hide_password=False))
+            return self._conninfo_of(self._database)
         return conninfo_from_url(database_url(self._database))
+
+    def _conninfo_of(self, engine: sa.Engine) -> str:
+        """Asked of a connection: an engine's URL knows nothing of its connect_args, its creator or its events."""
+        if self._engine_conninfo is None:
+            with engine.connect() as connection:
+                info = cast("psycopg.Connection[Any]", connection.connection.driver_connection).info
+                self._engine_conninfo = make_conninfo(**info.get_parameters(), password=info.password or None)
+        return self._engine_conninfo
 
     @property
     def engine(self) -> sa.Engine:

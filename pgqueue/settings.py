@@ -121,6 +121,10 @@ def conninfo_from_url(url: str) -> str:
             raise ConfigurationError(f"the database URL starts with {_word(scheme)}://; it must be postgresql://")
         if _stray_at(rest):
             raise ConfigurationError(f"the database URL is malformed: {_LOOKS}")
+        if [name for name, _ in parse_qsl(url.partition("?")[2])].count("host") > 1:  # libpq would take the last one
+            raise ConfigurationError(
+                "several hosts are written postgresql://h1:5432,h2:5433/dbname, not as ?host=…&host=…"
+            )
         url = "postgresql://" + rest.rstrip().replace(" ", "%20")  # SQLAlchemy writes them bare, libpq 17 refuses them
     elif "=" not in url:
         raise ConfigurationError("the database URL is malformed: it must look like postgresql://user@host/dbname")

@@ -23,13 +23,15 @@ from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
 
+import sqlalchemy as sa
+
 from pgqueue import PgQueue, __version__, logs
 from pgqueue.db import Rescued
 from pgqueue.errors import ConfigurationError, InvalidTask
 from pgqueue.maintenance import rescue
 from pgqueue.settings import WorkerSettings
 from pgqueue.worker.loop import Loop
-from pgqueue.worker.supervisor import EXIT_BROKEN, EXIT_STUCK, EXIT_USAGE, die_with_parent
+from pgqueue.worker.supervisor import EXIT_BROKEN, EXIT_DATABASE, EXIT_STUCK, EXIT_USAGE, die_with_parent
 
 log = logging.getLogger("pgqueue")
 
@@ -52,6 +54,9 @@ def main(descriptor: int) -> NoReturn:
             task.signature.check()
     except (ConfigurationError, InvalidTask) as error:
         _exit(EXIT_USAGE, f"pgqueue: {error}")
+    except sa.exc.OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0] if error.orig is not None else "no answer"
+        _exit(EXIT_DATABASE, f"pgqueue: cannot reach the database of the app's engine: {reason}")
     hello = {"conninfo": conninfo, "schema": app.schema, "tasks": sorted(app.tasks), "version": __version__}
     channel.sendall(json.dumps({"hello": hello}).encode() + b"\n")
     worker_id = UUID(next(messages)["work"]["worker_id"])
