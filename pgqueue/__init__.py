@@ -41,7 +41,6 @@ from pgqueue.errors import (
     TaskError,
     TaskTimeout,
     UniqueKeyTaken,
-    UnknownTask,
     UnusableConnection,
     WorkerError,
 )
@@ -80,7 +79,6 @@ __all__ = [
     "TaskError",
     "TaskTimeout",
     "UniqueKeyTaken",
-    "UnknownTask",
     "UnusableConnection",
     "WorkerError",
 ]

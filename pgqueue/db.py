@@ -120,7 +120,7 @@ def next_due(
 
 
 def release_ghosts(sql: Statements, worker_id: UUID, held: Sequence[int]) -> Steps[Rows]:
-    """(id, queue) of jobs the table says we hold and we do not know: given back."""
+    """(id, task, attempt) of jobs the table says we hold and we do not know: given back."""
     return (yield Call(sql["ghosts"], {"worker_id": worker_id, "held": list(held)}))
 
 

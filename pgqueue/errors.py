@@ -13,8 +13,7 @@
     ├── WorkerError
     │   ├── ClaimLost                        the job was rescued or cancelled while this run went on
     │   ├── TaskTimeout (TimeoutError)       an attempt ran longer than its timeout
-    │   ├── BadRow (ValueError)              a stored job that cannot be read
-    │   └── UnknownTask (LookupError)        no function is registered under this name
+    │   └── BadRow (ValueError)              a stored job that cannot be read
     ├── OperationError                       what an operator asked for cannot be done
     │   ├── JobNotFound (LookupError)        no such job
     │   └── UniqueKeyTaken (ValueError)      a live job holds the unique key
@@ -89,10 +88,6 @@ class TaskTimeout(WorkerError, TimeoutError):
 
 class BadRow(WorkerError, ValueError):
     """A stored job that cannot be read: its arguments, its retry policy or its dates."""
-
-
-class UnknownTask(WorkerError, LookupError):
-    """No function is registered under this task name."""
 
 
 class OperationError(PgQueueError):

@@ -25,9 +25,6 @@ class State(StrEnum):
     DEAD = "dead"
 
 
-LIVE = (State.QUEUED, State.RUNNING, State.BLOCKED)
-FINISHED = (State.COMPLETED, State.CANCELLED, State.EXPIRED)
-
 # Every edge there is; no statement draws another. tests/life/test_transitions.py tries every verb in every state.
 TRANSITIONS: dict[str, tuple[tuple[State, ...], State]] = {
     "claim": ((State.QUEUED,), State.RUNNING),

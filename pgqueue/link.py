@@ -49,7 +49,6 @@ class Link:
         self._uniform = uniform
         self._raw: psycopg.AsyncConnection[Any] | None = None
         self.pooled = False
-        self.opened = 0
 
     async def open(self) -> psycopg.AsyncConnection[Any]:
         """The live connection. Raises an INFRASTRUCTURE error when there is none to be had."""
@@ -74,7 +73,6 @@ class Link:
                 await raw.close()
                 raise
             self._raw = raw
-            self.opened += 1
         return self._raw
 
     async def perform(self, steps: Steps[T]) -> T:

@@ -58,7 +58,6 @@ def configure(level: str = "info", form: str = "text") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plugins
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of each broken connection; we say so once
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of its plugins, at each import
 

@@ -48,7 +48,8 @@ def tell(rescued: Sequence[Rescued], events: Events) -> None:
 def record(rescued: Sequence[Rescued]) -> None:
     """Logs each rescued job."""
     for job in rescued:
-        fields = {"job_id": job.id, "task": job.task, "queue": job.queue, "fence": job.fence}
+        run = job.attempt if job.dead else job.attempt + 1  # the one that died; a rescued job has it given back
+        fields = {"job_id": job.id, "task": job.task, "queue": job.queue, "attempt": run, "fence": job.fence}
         if job.dead:
             log.error(
                 "its process died under it %d times: moved to the dead-letter table",

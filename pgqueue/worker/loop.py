@@ -69,8 +69,8 @@ class Loop:
         self._settle_link = Link(conninfo, "settle", uniform)
         self._chore_link = Link(conninfo, "chores", uniform)
         self._claimer = Claimer(sql, self._claim_link, worker_id, tasks, settings.queues)
-        self._settler = Settler(sql, self._settle_link, worker_id, events, self._look_again)
         self._wake = Wake(listen_conninfo or conninfo, worker_id, uniform)
+        self._settler = Settler(sql, self._settle_link, worker_id, events, self._wake.ring)
         self._runs: dict[asyncio.Task[None], Run] = {}
         self._hurry = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -161,9 +161,10 @@ class Loop:
             return
         held = [run.attempt.claim.id for run in self._runs.values()] + self._settler.held
         ghosts = await self._claim_link.perform(db.release_ghosts(self._sql, self._worker_id, held))
-        for job_id, _ in ghosts:
+        for job_id, task, number in ghosts:
             log.warning(
-                "released a job that was claimed without our knowing", extra={"event": "ghost", "job_id": job_id}
+                "released a job that was claimed without our knowing",
+                extra={"event": "ghost", "job_id": job_id, "task": task, "attempt": number},
             )
         self._next_ghosts = time.monotonic() + _GHOSTS_EVERY
 
@@ -178,9 +179,6 @@ class Loop:
             self._known_asleep = False
             await self._claim_link.perform(db.rise(self._sql, self._worker_id))
             await self._claim_link.perform(db.wake(self._sql, queues, self._worker_id))
-
-    def _look_again(self) -> None:
-        self._wake.ring()
 
     @property
     def _queues(self) -> tuple[str, ...]:

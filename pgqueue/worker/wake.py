@@ -31,7 +31,6 @@ class Wake:
         self._link = Link(conninfo, "listener", uniform)
         self._channel = channel(worker_id)
         self._rung = asyncio.Event()
-        self.listening = False
 
     def ring(self) -> None:
         self._rung.set()
@@ -62,13 +61,11 @@ class Wake:
                     return
                 await raw.execute(psycopg_sql.SQL("listen {}").format(psycopg_sql.Identifier(self._channel)))
                 tries = 0
-                self.listening = True
                 self.ring()
                 async for _ in raw.notifies():
                     self.ring()
             except INFRASTRUCTURE as error:
                 tries += 1
-                self.listening = False
                 await self._link.close()
                 await self._link.pause(tries, error)
             except psycopg.Error as error:
@@ -77,5 +74,4 @@ class Wake:
                 return
 
     async def close(self) -> None:
-        self.listening = False
         await self._link.close()

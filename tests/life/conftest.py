@@ -8,8 +8,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import PgQueue
+from pgqueue import PgQueue, Task
 from tests.life.workbench import Ears
+
+
+@pytest.fixture
+def send(app: PgQueue) -> Task[..., Any]:
+    @app.task(name="send")
+    def send(name: str) -> str:
+        return name
+
+    return send
 
 
 @pytest.fixture

@@ -29,23 +29,9 @@ from pgqueue import (
 )
 from pgqueue.enqueue import NewJob, Options
 from tests.life.callers import AUTOCOMMIT, KINDS, Undo, caller, done, sqlalchemy_url
-from tests.life.workbench import Ears
+from tests.life.workbench import Ears, names
 
 Look = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def send(app: PgQueue) -> Task[..., Any]:
-    @app.task(name="send")
-    def send(name: str) -> str:
-        return name
-
-    return send
-
-
-def names(connection: Look) -> list[str]:
-    """The argument of every live job, in the order of their ids."""
-    return [row[0] for row in connection.execute("select args ->> 'name' from pgqueue.jobs order by id")]
 
 
 # -- the transaction ------------------------------------------------------------------------------------------------

@@ -38,23 +38,9 @@ from pgqueue.enqueue import enqueue_many_steps
 from pgqueue.migrate import upgrade
 from pgqueue.testing import _temp_dir
 from tests.life.callers import ASYNC, AUTOCOMMIT, KINDS, Undo, caller, django_database, done, sqlalchemy_url
-from tests.life.workbench import Ears
+from tests.life.workbench import Ears, names
 
 Look = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def send(app: PgQueue) -> Task[..., Any]:
-    @app.task(name="send")
-    def send(name: str) -> str:
-        return name
-
-    return send
-
-
-def names(connection: Look) -> list[str]:
-    """The argument of every live job, in the order of their ids."""
-    return [row[0] for row in connection.execute("select args ->> 'name' from pgqueue.jobs order by id")]
 
 
 # -- every kind -----------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def test_what_a_worker_holds_without_knowing_is_given_back_and_what_it_knows_is_
     other = worker_row(app, connection, tasks=["test.task"])
     foreign = job_in(app, connection, "running")
     assert run(connection, db.release_ghosts(app.statements, other, [])) == []
-    assert run(connection, db.release_ghosts(app.statements, worker, [known])) == [(ghost, "default")]
+    assert run(connection, db.release_ghosts(app.statements, worker, [known])) == [(ghost, "test.task", 1)]
     row = ended(connection, ghost)
     assert (row.state, row.attempt, row.fence, row.worker_id) == ("queued", 0, 1, None)
     assert [ended(connection, job).state for job in (known, foreign)] == ["running", "running"]

@@ -49,6 +49,11 @@ def working(app: PgQueue, **settings: Any) -> Iterator[None]:
         assert not thread.is_alive()
 
 
+def names(connection: psycopg.Connection[Any]) -> list[str]:
+    """The argument of every live job, in the order of their ids."""
+    return [row[0] for row in connection.execute("select args ->> 'name' from pgqueue.jobs order by id")]
+
+
 class Ears:
     """Hears what sleeping workers would hear: whose channels were notified."""
 

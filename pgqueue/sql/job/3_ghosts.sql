@@ -1,6 +1,6 @@
 -- ghosts: running -> queued, no attempt used. Jobs the table says this worker holds, but the worker knows nothing of:
 -- the claim was committed and its answer lost. Run on the connection that claims, so that no claim is under way.
--- In: worker_id uuid, held bigint[]. Out: id, queue. Index: jobs_running. Caller: db.release_ghosts
+-- In: worker_id uuid, held bigint[]. Out: id, task, the attempt it was claimed for. Index: jobs_running. Caller: db.release_ghosts
 with ghost as (
     select id
     from {schema}.jobs
@@ -11,4 +11,4 @@ with ghost as (
 update {schema}.jobs
 set state = 'queued', worker_id = null, attempt = attempt - 1
 where id = any(array(select id from ghost)) and worker_id = %(worker_id)s
-returning id, queue
+returning id, task, attempt + 1
