@@ -41,7 +41,7 @@ from pgqueue.settings import (
 from pgqueue.sql import Statements, statements
 from pgqueue.task import Task, make
 from pgqueue.worker.heartbeat import Heart
-from pgqueue.worker.loop import Loop
+from pgqueue.worker.loop import Loop, Suspects
 from pgqueue.worker.solo import Worker
 
 P = ParamSpec("P")
@@ -256,8 +256,17 @@ class PgQueue:
         row = {"tasks": sorted(self.tasks), "version": VERSION}
         return Worker(made, heart=self._heart, loop=self.loop, row=row)
 
-    def loop(self, settings: WorkerSettings, worker_id: Any, conninfo: str | None = None) -> Loop:
-        """The heart of one worker of this app; its row must have been written."""
+    def loop(
+        self,
+        settings: WorkerSettings,
+        worker_id: Any,
+        conninfo: str | None = None,
+        *,
+        suspects: Suspects = "when idle",
+        on_suspects: Callable[[], None] | None = None,
+    ) -> Loop:
+        """The heart of one worker of this app; its row must have been written. on_suspects: told by its sweep that
+        jobs wait that must run alone."""
         return Loop(
             conninfo=conninfo or self.conninfo,
             listen_conninfo=None if settings.listen_url is None else conninfo_from_url(settings.listen_url),
@@ -266,7 +275,15 @@ class PgQueue:
             events=self.events,
             settings=settings,
             worker_id=worker_id,
-            chores=chores(self.statements, settings, self.retention, random.random),
+            suspects=suspects,
+            chores=chores(
+                self.statements,
+                settings,
+                self.retention,
+                random.random,
+                tasks=sorted(self.tasks),
+                on_suspects=on_suspects,
+            ),
         )
 
     def _heart(self, settings: WorkerSettings) -> Heart:

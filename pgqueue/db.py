@@ -110,12 +110,25 @@ def claim(
     return [Claim(*row) for row in rows]
 
 
+def claim_suspect(
+    sql: Statements, worker_id: UUID, tasks: Sequence[str], queues: Sequence[str] | None, now: Now = None
+) -> Steps[list[Claim]]:
+    """One due job under which a process died, to be run with nothing beside it; none is an answer."""
+    params = {"worker_id": worker_id, **_which(tasks, queues), "now": now}
+    return [Claim(*row) for row in (yield Call(sql["claim_suspect"], params))]
+
+
+def suspects(sql: Statements, tasks: Sequence[str], queues: Sequence[str] | None, now: Now = None) -> Steps[bool]:
+    """Whether such a job waits."""
+    rows = yield Call(sql["suspects"], {**_which(tasks, queues), "now": now})
+    return rows[0][0]  # type: ignore[no-any-return]
+
+
 def next_due(
     sql: Statements, tasks: Sequence[str], queues: Sequence[str] | None, now: Now = None
 ) -> Steps[float | None]:
     """Seconds until the earliest scheduled job comes due, not above 0 if it just did; None without one."""
-    params = {"tasks": list(tasks), "queues": None if queues is None else list(queues), "now": now}
-    rows = yield Call(sql["next_due"], params)
+    rows = yield Call(sql["next_due"], {**_which(tasks, queues), "now": now})
     return rows[0][0]  # type: ignore[no-any-return]
 
 
@@ -386,8 +399,7 @@ def find_dead(
 
 def left_to_run(sql: Statements, tasks: Sequence[str], queues: Sequence[str] | None) -> Steps[tuple[int, int]]:
     """(waited for, left for later) of a draining worker."""
-    params = {"tasks": list(tasks), "queues": None if queues is None else list(queues)}
-    rows = yield Call(sql["left_to_run"], params)
+    rows = yield Call(sql["left_to_run"], _which(tasks, queues))
     return rows[0][0], rows[0][1]
 
 
@@ -400,6 +412,11 @@ def schema_version(sql: Statements) -> Steps[str | None]:
     """The migration the schema stands at; None when it was migrated away."""
     rows = yield Call(sql["schema_version"])
     return rows[0][0] if rows else None
+
+
+def _which(tasks: Sequence[str], queues: Sequence[str] | None) -> dict[str, list[str] | None]:
+    """The parameters that say whose jobs: these tasks', in these queues or in all."""
+    return {"tasks": list(tasks), "queues": None if queues is None else list(queues)}
 
 
 def _ids(rows: Rows) -> set[int]:

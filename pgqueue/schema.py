@@ -104,6 +104,15 @@ def metadata(schema: str) -> MetaData:
         Index("jobs_due", "queue", text("priority DESC"), "run_at", "id", postgresql_where=text("state = 'queued'")),
         # On the state, not on the owner: a settle names owner and fence, and must never be planned over this index.
         Index("jobs_running", "worker_id", "id", postgresql_where=text("state = 'running'")),
+        # Almost always empty: jobs under which a process died. They run alone, and no other claim takes them.
+        Index(
+            "jobs_suspects",
+            "crashes",
+            text("priority DESC"),
+            "run_at",
+            "id",
+            postgresql_where=text("state = 'queued' AND crashes > 0"),
+        ),
         Index("jobs_unique", "unique_key", unique=True, postgresql_where=text("unique_key IS NOT NULL")),
         Index(
             "jobs_expiring",

@@ -17,8 +17,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
@@ -41,9 +41,8 @@ def main(descriptor: int) -> NoReturn:
     die_with_parent()
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: None)  # not SIG_IGN: what a job starts would inherit that, and be deaf
-    channel = socket.socket(fileno=descriptor)
-    messages = _messages(channel)
-    start = next(messages)["start"]
+    channel = Channel(socket.socket(fileno=descriptor))
+    start = channel.receive()["start"]
     logs.configure(*start["log"])
     try:
         app = load(start["app"])
@@ -58,16 +57,41 @@ def main(descriptor: int) -> NoReturn:
         reason = str(error.orig).strip().splitlines()[0] if error.orig is not None else "no answer"
         _exit(EXIT_DATABASE, f"pgqueue: cannot reach the database of the app's engine: {reason}")
     hello = {"conninfo": conninfo, "schema": app.schema, "tasks": sorted(app.tasks), "version": __version__}
-    channel.sendall(json.dumps({"hello": hello}).encode() + b"\n")
-    worker_id = UUID(next(messages)["work"]["worker_id"])
+    channel.send(hello=hello)
+    worker_id = UUID(channel.receive()["work"]["worker_id"])
     try:
-        code = _new_loop()(_work(app, settings, worker_id, conninfo, channel, messages))
+        code = _new_loop()(_work(app, settings, worker_id, conninfo, channel, alone=start["alone"]))
     except BaseException:
         log.exception("the worker broke", extra={"event": "worker_broken", "worker_id": str(worker_id)})
         code = EXIT_BROKEN
     with suppress(OSError):
-        channel.sendall(json.dumps({"ended": code}).encode() + b"\n")
+        channel.send(ended=code)
     _exit(code)
+
+
+class Channel:
+    """Lines of JSON from and to the supervisor. The end of them is the end of the supervisor, and of us."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        self._raw = raw
+        self._unread = bytearray()
+
+    def send(self, **message: Any) -> None:
+        self._raw.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> dict[str, Any]:
+        """The next message."""
+        while (end := self._unread.find(b"\n")) < 0:
+            try:
+                data = self._raw.recv(65_536)
+            except ConnectionError:
+                data = b""
+            if not data:
+                _exit(EXIT_STUCK)
+            self._unread += data
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
+        return json.loads(line)  # type: ignore[no-any-return]
 
 
 async def _work(
@@ -75,58 +99,59 @@ async def _work(
     settings: WorkerSettings,
     worker_id: UUID,
     conninfo: str,
-    channel: socket.socket,
-    messages: Iterator[dict[str, Any]],
+    channel: Channel,
+    *,
+    alone: bool,
 ) -> int:
-    loop = app.loop(settings, worker_id, conninfo)
+    if alone:
+        settings = replace(settings, concurrency=1)
+        loop = app.loop(settings, worker_id, conninfo, suspects="alone")
+    else:
+        tell = partial(channel.send, suspects=True)
+        loop = app.loop(settings, worker_id, conninfo, suspects="elsewhere", on_suspects=tell)
     listener = threading.Thread(
-        target=_obey, args=(messages, loop, app, asyncio.get_running_loop()), name="pgqueue-channel", daemon=True
+        target=_obey, args=(channel, loop, app, asyncio.get_running_loop()), name="pgqueue-channel", daemon=True
     )
     listener.start()
     log.info(
-        "working: %d tasks, queues %s, concurrency %d",
+        "working: %d tasks, queues %s, concurrency %d%s",
         len(app.tasks),
         ", ".join(settings.queues or ("all",)),
         settings.concurrency,
+        "; only jobs under which a process died" if alone else "",
         extra={"event": "worker_started", "worker_id": str(worker_id)},
     )
     reporter = asyncio.create_task(_report(loop, channel))
     await loop.run()
     reporter.cancel()
     _hand_over(loop, channel)
-    if settings.drain and not loop.stopped:
+    if settings.drain and not loop.stopped and not alone:
         log.info("drained; %d jobs are scheduled for later", loop.left_for_later, extra={"event": "drained"})
     return EXIT_STUCK if loop.stuck else 0
 
 
-async def _report(loop: Loop, channel: socket.socket) -> None:
+async def _report(loop: Loop, channel: Channel) -> None:
     while True:
         await asyncio.sleep(1.0)
         _hand_over(loop, channel)
 
 
-def _hand_over(loop: Loop, channel: socket.socket) -> None:
+def _hand_over(loop: Loop, channel: Channel) -> None:
     """Tells the supervisor what was counted; it sums up over its children, also over those that die later."""
     taken = loop.take_counts()
     if taken.run or taken.claims_lost:
-        channel.sendall(json.dumps({"counts": taken.to_json()}).encode() + b"\n")
+        channel.send(counts=taken.to_json())
 
 
-def _obey(messages: Iterator[dict[str, Any]], loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:
-    for message in messages:
+def _obey(channel: Channel, loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:
+    while True:
+        message = channel.receive()
         with suppress(RuntimeError):  # the loop is closed: we are ending anyway
             if "stop" in message:
                 running.call_soon_threadsafe(loop.stop)
             elif "rescued" in message:
                 rescued = [Rescued(**job) for job in message["rescued"]]
                 running.call_soon_threadsafe(partial(rescue.emit, rescued, app.events))
-
-
-def _messages(channel: socket.socket) -> Iterator[dict[str, Any]]:
-    """The supervisor's messages; the end of them is the end of the supervisor, and of us."""
-    for line in channel.makefile("rb"):
-        yield json.loads(line)
-    _exit(EXIT_STUCK)
 
 
 def load(target: str) -> PgQueue:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from pgqueue import db
 from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.maintenance.expire import expire, tell_expired
@@ -24,9 +25,18 @@ PRUNE_EVERY = 600.0  # seconds; an empty day costs one look at the catalogue
 
 
 def chores(
-    sql: Statements, settings: WorkerSettings, retention: float, uniform: Callable[[], float]
+    sql: Statements,
+    settings: WorkerSettings,
+    retention: float,
+    uniform: Callable[[], float],
+    *,
+    tasks: list[str],
+    on_suspects: Callable[[], None] | None,
 ) -> Callable[[Link, Events], Coroutine[Any, Any, None]]:
-    """The chores of one worker: a coroutine function that never ends by itself."""
+    """The chores of one worker: a coroutine function that never ends by itself.
+
+    on_suspects: called by each sweep that finds jobs of these tasks waiting that must run alone; None: nobody asks.
+    """
 
     async def look_after(link: Link, events: Events) -> None:
         next_prune = 0.0
@@ -34,6 +44,8 @@ def chores(
         while True:
             try:
                 tell(await link.transaction(sweep(sql)), events)
+                if on_suspects is not None and await link.perform(db.suspects(sql, tasks, settings.queues)):
+                    on_suspects()
                 if time.monotonic() >= next_prune:
                     await link.perform(prune(sql, retention))
                     next_prune = time.monotonic() + PRUNE_EVERY

@@ -1,8 +1,11 @@
 """Step 5 of a job's life, if it comes to that: its worker is gone, and the job goes back to its queue.
 
 By liveness, never by age: a job may run for hours, and is rescued only when its worker's lease has ended or its
-supervisor saw the process die. A death that was seen counts as a crash, of which a job survives two; a lapsed lease or
-a lost database never counts.
+supervisor saw the process die. A death that was seen counts as a crash; a lapsed lease or a lost database never counts.
+
+Which of the jobs in a process killed it nobody can tell. So all of them are suspects from then on (queued, crashes > 0)
+and run one at a time in a process of their own, where a death has one explanation: a job that dies alone twice more is
+dead, and one that ends in whatever other way is cleared.
 """
 
 from __future__ import annotations

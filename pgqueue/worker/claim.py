@@ -95,6 +95,11 @@ class Claimer:
             self._after = claims[-1].queue
         return [attempt(claim, self._tasks[claim.task], self._worker_id) for claim in claims]
 
+    async def claim_suspect(self) -> list[Attempt]:
+        """A job under which a process died, or none; the caller has seen to it that nothing else runs."""
+        claims = await self._link.perform(db.claim_suspect(self._sql, self._worker_id, self._names, self._queues))
+        return [attempt(claim, self._tasks[claim.task], self._worker_id) for claim in claims]
+
     async def next_due(self) -> float | None:
         """Seconds until a scheduled job comes due; None without one."""
         return await self._link.perform(db.next_due(self._sql, self._names, self._queues))

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from pgqueue import db
@@ -42,8 +42,16 @@ Chores = Callable[[Link, Events], Coroutine[Any, Any, None]]
 """Looks after everybody's jobs for as long as the worker lives; see maintenance/."""
 
 
+Suspects = Literal["elsewhere", "when idle", "alone"]
+"""What a worker does with jobs under which a process died: leaves them to a process of their own; runs one when nothing
+else runs; or is that process, runs nothing else, one at a time, and ends when none is left."""
+
+
 class Loop:
-    """One worker: `concurrency` slots, three connections (claim, settle, listen) and one for chores."""
+    """One worker: `concurrency` slots, three connections (claim, settle, listen) and one for chores.
+
+    suspects: what it does with jobs under which a process died; by default what a worker without a supervisor does.
+    """
 
     def __init__(
         self,
@@ -56,6 +64,7 @@ class Loop:
         worker_id: UUID,
         chores: Chores,
         listen_conninfo: str | None = None,
+        suspects: Suspects = "when idle",
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._sql = sql
@@ -64,6 +73,7 @@ class Loop:
         self._settings = settings
         self._worker_id = worker_id
         self._chores = chores
+        self._suspects = suspects
         self._uniform = uniform
         self._claim_link = Link(conninfo, "claim", uniform)
         self._settle_link = Link(conninfo, "settle", uniform)
@@ -136,13 +146,13 @@ class Loop:
                 continue
             try:
                 await self._release_ghosts()
-                attempts = await self._claimer.claim(free)
+                attempts = await self._claim(free)
                 tries = 0
                 for attempt in attempts:
                     self._start(attempt)
                 if attempts:
                     await self._rise(sorted({attempt.claim.queue for attempt in attempts}), full=len(attempts) == free)
-                elif self._settings.drain and await self._drained():
+                elif self._suspects == "alone" or (self._settings.drain and await self._drained()):
                     return
                 else:
                     await self._lie_down()
@@ -151,8 +161,19 @@ class Loop:
                 self._next_ghosts = 0.0  # a claim may have been committed and its answer lost
                 await self._claim_link.pause(tries, error)
 
+    async def _claim(self, free: int) -> list[Attempt]:
+        attempts = [] if self._suspects == "alone" else await self._claimer.claim(free)
+        if not attempts and not self._runs and self._suspects != "elsewhere":
+            await self._settler.flushed()  # it may take the process along, and what is not written yet with it
+            return await self._claimer.claim_suspect()
+        return attempts
+
     def _free(self) -> int:
-        """Slots to claim for; none while settles wait for a lock, or a worker would run on and settle nothing of it."""
+        """Slots to claim for; none while settles wait for a lock, or a worker would run on and settle nothing of it,
+        and none beside a job under which a process died."""
+        first = next(iter(self._runs.values()), None)
+        if first is not None and first.attempt.claim.crashes:
+            return 0
         unsettled = _UNSETTLED * self._settings.concurrency - len(self._settler.held)
         return min(self._settings.concurrency - len(self._runs), unsettled)
 

@@ -5,7 +5,11 @@ operating system says that the child is neither dead nor stopped. A child that d
 to their queues, its row is removed) and replaced; a child whose lease could not be renewed in time is killed before
 anybody else may take its jobs.
 
+Jobs that were running in a child that died are suspects. They run in a child of their own, one at a time, which is
+started as soon as there are any and ends when none is left; there is one such child at most.
+
     child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}} · {"ended": code}
+                          {"suspects": true} (its sweep saw some)
     supervisor -> child   {"start": {...}} · {"work": {worker_id}} · {"stop": {}} · {"rescued": [...]}
 """
 
@@ -49,6 +53,7 @@ _TICK = 0.2  # seconds between looks at leases and clocks; signals, messages and
 _KILL_AFTER = 5.0  # seconds a child gets beyond its grace period
 _LAST_ERRANDS = 5.0  # seconds for the database to hear that we are gone
 _MARGIN = 0.2  # of a lease: so much before its end a child is killed that could not be renewed
+_AFTER_A_JOB = 0.5  # seconds until a child that died of a job is replaced, however many did before
 _YOUNG = 30.0  # seconds; a child that dies younger is replaced more and more slowly
 
 
@@ -60,6 +65,7 @@ class Child:
     channel: socket.socket
     worker_id: UUID
     born: float
+    alone: bool = False  # runs suspects, and nothing else
     said_hello: bool = False
     working: bool = False
     stopped: bool = False  # by SIGSTOP, say the operating system
@@ -109,7 +115,9 @@ class Supervisor:
         self._respawn_at = 0.0
         self._missing = settings.processes
         self._exit_code = 0
-        self._rescued: deque[Rescued] = deque()  # filled by the heart's thread
+        self._buried: deque[list[Rescued]] = deque()  # filled by the heart's thread
+        self._rescued: deque[Rescued] = deque()
+        self._suspects = False  # some wait, as far as we know
         self._counts = Counts()
         self._probe: Probe | None = None
 
@@ -124,7 +132,9 @@ class Supervisor:
         previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
             while self._children or self._missing:
+                self._mourn()
                 self._spawn_missing()
+                self._quarantine()
                 for key, _ in self._selector.select(min(_TICK, self._settings.lease / 10)):
                     if key.fileobj is wakee:
                         wakee.recv(4096)
@@ -198,7 +208,23 @@ class Supervisor:
             self._missing -= 1
             self._spawn()
 
-    def _spawn(self) -> None:
+    def _mourn(self) -> None:
+        """What burials have brought to light."""
+        while self._buried:
+            rescued = self._buried.popleft()
+            self._rescued.extend(rescued)
+            if any(job.crashes and not job.dead for job in rescued):
+                self._suspects = True
+                # A job kills an ordinary child but once, so this is no sickness of the child's: no need to slow down.
+                self._deaths = min(self._deaths, 2)
+                self._respawn_at = min(self._respawn_at, time.monotonic() + _AFTER_A_JOB)
+
+    def _quarantine(self) -> None:
+        if self._suspects and self._stop_by is None and not any(child.alone for child in self._children):
+            self._suspects = False
+            self._spawn(alone=True)
+
+    def _spawn(self, *, alone: bool = False) -> None:
         ours, theirs = socket.socketpair()
         try:
             process = subprocess.Popen(  # noqa: S603  our own interpreter and module
@@ -211,15 +237,16 @@ class Supervisor:
             # Out of processes or memory: the ones that live go on, and we try again.
             ours.close()
             log.error("cannot start a worker process: %s", error.strerror)
-            self._missing += 1
-            self._respawn_at = time.monotonic() + 5.0
+            if not alone:  # a sweep will see that suspects still wait
+                self._missing += 1
+                self._respawn_at = time.monotonic() + 5.0
             return
         finally:
             theirs.close()
-        child = Child(process, ours, self._new_id(), time.monotonic())
+        child = Child(process, ours, self._new_id(), time.monotonic(), alone)
         self._children.append(child)
         self._selector.register(ours, selectors.EVENT_READ, child)
-        child.send(start=self._start_message)
+        child.send(start={**self._start_message, "alone": alone})
 
     def _read(self, child: Child) -> bool:
         """Hears what the child says; False when it says no more, for now or for good."""
@@ -250,6 +277,9 @@ class Supervisor:
                 self._welcome(child, hello)
             case {"counts": counts}:
                 self._counts.add(counts)
+            case {"suspects": True}:
+                # Not while a child is at it: it would find these too, and the next sweep what it leaves.
+                self._suspects = self._suspects or not any(one.alone for one in self._children)
             case {"ended": code}:
                 child.ended = code
 
@@ -279,7 +309,7 @@ class Supervisor:
             pid=child.process.pid,
             queues=self._settings.queues,
             tasks=hello["tasks"],
-            concurrency=self._settings.concurrency,
+            concurrency=1 if child.alone else self._settings.concurrency,
             version=hello["version"],
         )
 
@@ -323,7 +353,8 @@ class Supervisor:
         self._forget_channel(child)
         if code != 0:
             _kill_group(child.process.pid)  # what its jobs had started must not go on beside their next attempt
-        expected = self._stop_by is not None or (self._settings.drain and child.ended in (0, EXIT_STUCK))
+        ends_by_itself = self._settings.drain or child.alone
+        expected = self._stop_by is not None or (ends_by_itself and child.ended in (0, EXIT_STUCK))
         if not child.said_hello and code in (EXIT_USAGE, EXIT_DATABASE) and self._heart is None:
             self._exit_code = self._exit_code or code  # it has said on stderr what is wrong
             self._stop()
@@ -333,7 +364,9 @@ class Supervisor:
         if self._heart is not None and child.said_hello:
             crashed = child.killed is None and not expected and child.ended != EXIT_BROKEN
             self._bury(child, _death(code, child.killed), crashed=crashed)
-        if not expected:
+        if not expected and child.alone:
+            self._tell_death(child, code, "it ran a job alone")
+        elif not expected:
             self._replace(child, code)
 
     def _bury(self, child: Child, why: str, *, crashed: bool) -> None:
@@ -343,7 +376,7 @@ class Supervisor:
 
         def told(rescued: list[Rescued]) -> None:  # in the heart's thread
             rescue.record(rescued)
-            self._rescued.extend(rescued)
+            self._buried.append(rescued)
 
         heart.send(lambda: rescue.bury(heart.sql, [child.worker_id], why, crashed=crashed), told)
 
@@ -351,16 +384,14 @@ class Supervisor:
         young = time.monotonic() - child.born < _YOUNG
         self._deaths = self._deaths + 1 if young else 1
         delay = 0.0 if self._deaths <= 1 else min(30.0, 0.5 * 2.0 ** (self._deaths - 2))
-        log.error(
-            "worker process %d: %s; starting another%s",
-            child.process.pid,
-            _death(code, child.killed),
-            f" in {delay:g} s" if delay else "",
-            extra={"event": "child_died"},
-        )
+        self._tell_death(child, code, "starting another" + (f" in {delay:g} s" if delay else ""))
         if not self._missing:  # another death must not put off those that are due already, again and again
             self._respawn_at = time.monotonic() + delay
         self._missing += 1
+
+    def _tell_death(self, child: Child, code: int, then: str) -> None:
+        death = _death(code, child.killed)
+        log.error("worker process %d: %s; %s", child.process.pid, death, then, extra={"event": "child_died"})
 
     def _kill(self, child: Child, why: str) -> None:
         if child.killed is None:
@@ -394,7 +425,7 @@ class Supervisor:
     def _ready(self) -> bool:
         """Every child works and holds its lease; nobody has told us to stop. Asked in the probe's threads."""
         heart, now = self._heart, time.monotonic()
-        children = list(self._children)
+        children = [child for child in self._children if not child.alone]
         return (
             heart is not None
             and self._stop_by is None

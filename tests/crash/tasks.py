@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -120,6 +121,21 @@ def die(ctx: Context, ways: list[str]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "segfault":
             ctypes.string_at(0)
+        case "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, -1))
+            try:
+                hoard = [bytearray(1_000_000) for _ in range(100_000)]
+            except MemoryError:
+                os.abort()  # as C code does whose malloc fails
+            raise AssertionError(f"{len(hoard)} MB were to be had")
+
+
+@app.task
+def slow(ctx: Context, seconds: float) -> None:
+    """Runs for a while, and asks nobody."""
+    write("started", ctx.job)
+    time.sleep(seconds)
+    write("finished", ctx.job)
 
 
 @app.task(retry=RetryPolicy(delay=0.05, jitter=0), max_attempts=2)

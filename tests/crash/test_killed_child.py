@@ -13,7 +13,7 @@ from tests.crash.processes import ended, row, workers
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 
 
-def test_the_jobs_of_a_killed_process_run_again_in_another_and_lose_no_attempt(start, ledger, connection):
+def test_the_jobs_of_a_killed_process_run_again_one_by_one_and_lose_no_attempt(start, ledger, connection):
     jobs = [
         tasks.hold_thread.enqueue(connection, "gate").id,
         tasks.hold_slot.enqueue(connection, "gate").id,
@@ -27,21 +27,26 @@ def test_the_jobs_of_a_killed_process_run_again_in_another_and_lose_no_attempt(s
 
     os.kill(child, signal.SIGKILL)
 
-    again = [ledger.wait_for("started", job, times=2) for job in jobs]
-    assert child not in {entry.pid for entry in again}
-    assert [(entry.fence, entry.attempt) for entry in again] == [(2, 1)] * 3
+    suspect = ledger.wait_for("started", jobs[0], times=2)
     assert [row(connection, job).crashes for job in jobs] == [1, 1, 1]
+    assert [row(connection, job).state for job in jobs] == ["running", "queued", "queued"]
     assert dead_worker not in workers(connection).values()
     assert {line["job_id"] for line in worker.log("job_rescued")} == set(jobs)
+    fresh = tasks.quick.enqueue(connection).id  # what nobody suspects goes on beside it
+    assert ended(connection, fresh).state == "completed"
+    assert ledger.wait_for("started", fresh).pid not in (child, suspect.pid)
 
     ledger.open("gate")
+    again = [ledger.wait_for("started", job, times=2) for job in jobs]
+    assert {entry.pid for entry in again} == {suspect.pid}
+    assert [(entry.fence, entry.attempt) for entry in again] == [(2, 1)] * 3
     for job in jobs:
         end = ended(connection, job)
         assert (end.state, end.attempt, end.fence, end.crashes) == ("completed", 1, 2, 1)
         assert [error["error"] for error in end.errors] == ["the worker process was killed by SIGKILL"]
         assert len(ledger.entries("finished", job)) == 1
         told = ledger.wait_for("rescued", job)
-        assert told.pid in worker.children()  # a process that has the application, not the supervisor
+        assert told.pid not in (child, worker.pid)  # a process that has the application, not the supervisor
         assert told.attempt == 0
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0

@@ -34,6 +34,11 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"worker_id": WORKER, "tasks": ["t"], "queues": None, "after": "", "limit": 20, "now": None},
         {"jobs_due", "jobs_pkey"},
     ),
+    "claim_suspect": (
+        {"worker_id": WORKER, "tasks": ["t"], "queues": None, "now": None},
+        {"jobs_suspects", "jobs_pkey"},
+    ),
+    "suspects": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_suspects"}),
     "next_due": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_due"}),
     "ghosts": ({"worker_id": WORKER, "held": IDS}, {"jobs_running", "jobs_pkey"}),
     "complete": ({**EACH, "results": TEXTS}, {"jobs_pkey"}),

@@ -32,7 +32,11 @@ def claimed(app: PgQueue, connection: Look, count: int = 1, **options: Any) -> t
 
 
 def claim_again(app: PgQueue, connection: Look, worker: UUID, limit: int = 100) -> list[Claim]:
-    return run(connection, db.claim(app.statements, worker, ["test.task"], None, limit, now=NOW))
+    """As an idle worker without a supervisor does: what is due, and then the suspects."""
+    claims = run(connection, db.claim(app.statements, worker, ["test.task"], None, limit, now=NOW))
+    while suspect := run(connection, db.claim_suspect(app.statements, worker, ["test.task"], None, now=NOW)):
+        claims += suspect
+    return claims
 
 
 def rescue(app: PgQueue, connection: Look, workers: list[UUID], *, crashed: bool = False) -> list[Rescued]:
@@ -146,6 +150,55 @@ def test_the_neighbours_of_a_crash_are_suspects_too_but_lose_no_attempt(app: PgQ
     rescued = run(connection, bury(app.statements, [worker], "killed by SIGSEGV", crashed=True))
     assert [(job.id, job.crashes, job.attempt, job.dead) for job in rescued] == [(job, 1, 0, False) for job in jobs]
     assert connection.execute("select count(*) from pgqueue.workers").fetchone() == (0,)
+
+
+def test_suspects_are_claimed_by_nobody_but_who_asks_for_one_and_the_least_suspected_comes_first(
+    app: PgQueue, connection: Look
+) -> None:
+    worker, jobs = claimed(app, connection, 4)
+    rescue(app, connection, [worker], crashed=True)
+    connection.execute("update pgqueue.jobs set crashes = 2 where id = %s", [jobs[0]])
+    connection.execute("update pgqueue.jobs set priority = 1 where id = %s", [jobs[3]])
+    assert run(connection, db.claim(app.statements, worker, ["test.task"], None, 10, now=NOW)) == []
+    order = []
+    for _ in jobs:
+        assert run(connection, db.suspects(app.statements, ["test.task"], None, NOW))
+        (claim,) = run(connection, db.claim_suspect(app.statements, worker, ["test.task"], None, NOW))
+        assert (claim.attempt, claim.fence) == (1, 2)
+        order.append((claim.id, claim.crashes))
+    assert order == [(jobs[3], 1), (jobs[1], 1), (jobs[2], 1), (jobs[0], 2)]
+    assert not run(connection, db.suspects(app.statements, ["test.task"], None, NOW))
+    assert run(connection, db.claim_suspect(app.statements, worker, ["test.task"], None, NOW)) == []
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        "update pgqueue.jobs set task = 'unknown'",
+        "update pgqueue.jobs set queue = 'other'",
+        "insert into pgqueue.queues (name, paused) values ('mine', true)",
+        "update pgqueue.jobs set run_at = run_at + interval '1 day'",
+        "update pgqueue.jobs set expires_at = run_at + interval '1 us'",
+        "update pgqueue.jobs set state = 'blocked'",
+    ],
+)
+def test_a_suspect_is_claimed_only_if_it_could_be_otherwise_too(app: PgQueue, connection: Look, obstacle: str) -> None:
+    worker, (job,) = claimed(app, connection, queue="mine")
+    rescue(app, connection, [worker], crashed=True)
+    which: Any = (["test.task"], ["mine", "third"], NOW)
+    assert run(connection, db.suspects(app.statements, *which))
+    connection.execute(obstacle)
+    assert not run(connection, db.suspects(app.statements, *which))
+    assert run(connection, db.claim_suspect(app.statements, worker, *which)) == []
+    assert ended(connection, job).fence == 1
+
+
+def test_a_worker_whose_lease_has_ended_claims_no_suspect(app: PgQueue, connection: Look) -> None:
+    worker, _ = claimed(app, connection)
+    rescue(app, connection, [worker], crashed=True)
+    late = NOW + timedelta(seconds=10)
+    assert run(connection, db.claim_suspect(app.statements, worker, ["test.task"], None, late)) == []
+    assert len(run(connection, db.claim_suspect(app.statements, worker, ["test.task"], None, NOW))) == 1
 
 
 def test_a_job_locked_by_somebody_is_left_to_the_next_sweep(

@@ -124,11 +124,15 @@ class Model:
     def within(self, *states: str) -> list[int]:
         return [job for job, row in self.jobs.items() if row["state"] in states]
 
-    def due(self, now: datetime) -> list[int]:
-        """Which a claim takes, in its order."""
-        rows = [(-row["priority"], row["run_at"], job) for job, row in self.jobs.items() if row["state"] == "queued"]
+    def due(self, now: datetime, *, suspects: bool = False) -> list[int]:
+        """Which a claim takes, in its order; jobs under which a process died are for a claim of their own."""
+        rows = [
+            (row["crashes"], -row["priority"], row["run_at"], job)
+            for job, row in self.jobs.items()
+            if row["state"] == "queued" and (row["crashes"] > 0) is suspects
+        ]
         late = {job for job, row in self.jobs.items() if row["expires_at"] is not None and row["expires_at"] <= now}
-        return [job for _, run_at, job in sorted(rows) if run_at <= now and job not in late]
+        return [job for _, _, run_at, job in sorted(rows) if run_at <= now and job not in late]
 
     def holds(self, job: int, owner: UUID, fence: int) -> bool:
         row = self.jobs[job]
@@ -182,6 +186,11 @@ class Lives(RuleBasedStateMachine):
             self.run(db.register(self.sql, owner, lease=LEASE, now=self.now, **row))
         claims = self.run(db.claim(self.sql, owner, ["t"], None, limit, now=self.now))
         assert [claim.id for claim in claims] == self.model.due(self.now)[:limit]
+        suspects = self.model.due(self.now, suspects=True)
+        assert self.run(db.suspects(self.sql, ["t"], None, now=self.now)) is bool(suspects)
+        if not claims:
+            claims = self.run(db.claim_suspect(self.sql, owner, ["t"], None, now=self.now))
+            assert [claim.id for claim in claims] == suspects[:1]
         for claim in claims:
             known = self.model.jobs[claim.id]
             known |= {"state": "running", "owner": owner, "fence": known["fence"] + 1, "attempt": known["attempt"] + 1}

@@ -57,6 +57,7 @@ picked as materialized (
         where state = 'queued' and queue = served.queue and priority = served.priority
             and run_at <= coalesce(%(now)s::timestamptz, statement_timestamp())
             and task = any(%(tasks)s::text[])
+            and crashes = 0 -- a suspect runs alone: claim_suspect
             and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, statement_timestamp()))
         order by run_at, id
         limit %(limit)s

@@ -43,6 +43,7 @@ cross join lateral (
         and run_at > coalesce(%(now)s::timestamptz, statement_timestamp()) - interval '1 second'
         and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, statement_timestamp()))
         and task = any(%(tasks)s::text[])
+        and crashes = 0 -- not ours to run: claim_suspect
     order by run_at
     limit 1
 ) as due
