@@ -127,6 +127,11 @@ class Signature:
         except TypeError as error:
             raise InvalidTask(f"task {self._name}: {error}") from None
 
+    @cached_property
+    def _has_defaults(self) -> bool:
+        parameters = self._callable_signature.parameters.values()
+        return any(parameter.default is not inspect.Parameter.empty for parameter in parameters)
+
     def check(self) -> None:
         """Raises InvalidTask, a TypeError not to be taken for the call's, when the annotations cannot be read."""
         _ = self._decoder
@@ -182,8 +187,10 @@ class Signature:
             model = self._decoder.decode(text)
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise BadRow(f"the stored arguments do not fit task {self._name}: {_place(error)}") from None
-        values = ((name, getattr(model, name)) for name in model.__struct_fields__)
-        return {name: value for name, value in values if value is not msgspec.UNSET}
+        values = msgspec.structs.asdict(model)
+        if self._has_defaults:
+            return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+        return values
 
 
 def to_json(value: Any, root: str, limit: int) -> str:

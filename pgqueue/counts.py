@@ -46,8 +46,10 @@ class Counts:
 
     def ended(self, key: Key, *, wait: float, run: float) -> None:
         """An attempt ended, whatever its outcome."""
-        self.wait.setdefault(key, Histogram()).observe(max(0.0, wait))
-        self.run.setdefault(key, Histogram()).observe(run)
+        if key not in self.run:
+            self.wait[key], self.run[key] = Histogram(), Histogram()
+        self.wait[key].observe(max(0.0, wait))
+        self.run[key].observe(run)
 
     def to_json(self) -> dict[str, Any]:
         """For the channel to the supervisor."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg import sql as psycopg_sql
@@ -64,8 +64,7 @@ def holder(sql: Statements, unique_key: str) -> Steps[tuple[Any, ...] | None]:
 # -- claim --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One claimed row as the worker reads it: JSON as text, dates as seconds, so that one bad row spoils no batch."""
 
     id: int
@@ -107,7 +106,7 @@ def claim(
             "now": now,
         },
     )
-    return [Claim(*row) for row in rows]
+    return list(map(Claim._make, rows))
 
 
 def claim_suspect(

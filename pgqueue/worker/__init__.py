@@ -1,6 +1,7 @@
 """The worker's side of a job's life: claim, run, settle, in that order; loop.py is where to start reading.
 
 loop.py         wake, claim, run, settle, until told to stop
+ahead.py        how many jobs that end within milliseconds are claimed at a time
 claim.py        how many, from which queues; a claimed row becomes an attempt
 run.py          one attempt under its timeout; returns an Outcome, never raises
 threads.py      where sync tasks run

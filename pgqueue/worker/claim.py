@@ -6,6 +6,7 @@ be read is that row's problem: it becomes an attempt that has failed already.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,11 @@ from pgqueue.retry import RetryPolicy, StoredRetryPolicy
 from pgqueue.sql import Statements
 from pgqueue.task import Task
 
+_EARLIEST, _LATEST = (
+    -60_000_000_000.0,
+    250_000_000_000.0,
+)  # epoch seconds, years 69 to 9892: a datetime
+
 
 @dataclass(eq=False)
 class Attempt:
@@ -35,6 +41,7 @@ class Attempt:
     arguments: dict[str, Any] = field(default_factory=dict, repr=False)
     policy: RetryPolicy | StoredRetryPolicy | None = None
     unreadable: BadRow | None = None
+    claimed_at: float = 0.0  # monotonic seconds
 
     @cached_property
     def job(self) -> Job:
@@ -93,7 +100,8 @@ class Claimer:
         claims = await self._link.perform(steps)
         if claims:
             self._after = claims[-1].queue
-        return [attempt(claim, self._tasks[claim.task], self._worker_id) for claim in claims]
+        now = time.monotonic()
+        return [attempt(claim, self._tasks[claim.task], self._worker_id, now) for claim in claims]
 
     async def claim_suspect(self) -> list[Attempt]:
         """A job under which a process died, or none; the caller has seen to it that nothing else runs."""
@@ -105,16 +113,18 @@ class Claimer:
         return await self._link.perform(db.next_due(self._sql, self._names, self._queues))
 
 
-def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID) -> Attempt:
+def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID, now: float = 0.0) -> Attempt:
     """The claimed row, read. Never raises: what cannot be read is noted in the attempt."""
-    made = Attempt(claim, task, worker_id, policy=task.retry)
+    made = Attempt(claim, task, worker_id, policy=task.retry, claimed_at=now)
     try:
         made.arguments = task.signature.decode(claim.args)
         if claim.retry is not None:
             made.policy = StoredRetryPolicy.from_json(msgspec.json.decode(claim.retry))
-        for name in ("run_at", "created_at"):
-            if _moment(getattr(claim, name)) is None:
-                raise BadRow(f"the stored {name} is no moment between the years 1 and 9999")
+        # Plain comparisons first: a datetime made of each would cost as much as the whole rest.
+        if not (_EARLIEST < claim.run_at < _LATEST and _EARLIEST < claim.created_at < _LATEST):
+            for name in ("run_at", "created_at"):
+                if _moment(getattr(claim, name)) is None:
+                    raise BadRow(f"the stored {name} is no moment between the years 1 and 9999")
     except BadRow as error:
         made.unreadable = error
     except Exception as error:  # whatever else a row may hold

@@ -3,7 +3,8 @@
     while not stopping: start(claim(free slots)); when nothing is due: lie down until a NOTIFY, a due time or the poll
 
 Claiming the next batch overlaps running and settling the last. A slot is free as soon as its attempt has an outcome;
-what is not settled yet is still held, so that nothing is run or given back twice.
+what is not settled yet is still held, so that nothing is run or given back twice. Jobs that end within milliseconds are
+claimed ahead of their slots (ahead.py says how many): a claim for each free slot would cost more than the jobs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID
@@ -23,9 +25,10 @@ from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import Statements
 from pgqueue.task import Task
+from pgqueue.worker.ahead import PATIENCE, Ahead
 from pgqueue.worker.claim import Attempt, Claimer
-from pgqueue.worker.run import Failed, Run, describe, trace
-from pgqueue.worker.settle import Settlement, Settler, decide
+from pgqueue.worker.run import Failed, Outcome, Run, describe, trace
+from pgqueue.worker.settle import Settlement, Settler, ToGiveBack, decide
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.wake import Wake
 
@@ -80,8 +83,20 @@ class Loop:
         self._chore_link = Link(conninfo, "chores", uniform)
         self._claimer = Claimer(sql, self._claim_link, worker_id, tasks, settings.queues)
         self._wake = Wake(listen_conninfo or conninfo, worker_id, uniform)
-        self._settler = Settler(sql, self._settle_link, worker_id, events, self._wake.ring)
-        self._runs: dict[asyncio.Task[None], Run] = {}
+        self._settler = Settler(
+            sql,
+            self._settle_link,
+            worker_id,
+            events,
+            given_back=self._wake.ring,
+            written=self._written,
+            busy=lambda: bool(self._ready),
+        )
+        self._runs: set[Run] = set()
+        self._ready: deque[Attempt] = deque()  # claimed, and waiting for a slot
+        self._ahead = Ahead(time.monotonic)
+        self._held_up = False  # by settles that wait
+        self._few = settings.concurrency  # so many under way, or fewer: time to claim again
         self._hurry = asyncio.Event()
         self._stopping = asyncio.Event()
         self._looks = 0  # how often we looked since we lay down; 0: awake
@@ -140,18 +155,22 @@ class Loop:
     async def _work(self) -> None:
         tries = 0
         while not self._stopping.is_set():
-            free = self._free()
-            if free <= 0:
-                await self._wake.wait(self._settings.poll_interval)
+            wanted = self._wanted()
+            if wanted <= 0:
+                await self._wait_for_slots()
                 continue
             try:
                 await self._release_ghosts()
-                attempts = await self._claim(free)
+                attempts = await self._claim(wanted)
                 tries = 0
-                for attempt in attempts:
-                    self._start(attempt)
+                self._ready.extend(attempts)
+                self._start_ready()
                 if attempts:
-                    await self._rise(sorted({attempt.claim.queue for attempt in attempts}), full=len(attempts) == free)
+                    await self._rise(
+                        sorted({attempt.claim.queue for attempt in attempts}), full=len(attempts) == wanted
+                    )
+                elif self._ready:
+                    await self._wait_for_slots()
                 elif self._suspects == "alone" or (self._settings.drain and await self._drained()):
                     return
                 else:
@@ -161,26 +180,53 @@ class Loop:
                 self._next_ghosts = 0.0  # a claim may have been committed and its answer lost
                 await self._claim_link.pause(tries, error)
 
-    async def _claim(self, free: int) -> list[Attempt]:
-        attempts = [] if self._suspects == "alone" else await self._claimer.claim(free)
-        if not attempts and not self._runs and self._suspects != "elsewhere":
+    async def _claim(self, wanted: int) -> list[Attempt]:
+        attempts = [] if self._suspects == "alone" else await self._claimer.claim(wanted)
+        if not attempts and not self._runs and not self._ready and self._suspects != "elsewhere":
             await self._settler.flushed()  # it may take the process along, and what is not written yet with it
             return await self._claimer.claim_suspect()
         return attempts
 
-    def _free(self) -> int:
-        """Slots to claim for; none while settles wait for a lock, or a worker would run on and settle nothing of it,
-        and none beside a job under which a process died."""
-        first = next(iter(self._runs.values()), None)
+    def _wanted(self) -> int:
+        """Jobs to claim now: for the free slots, and ahead of them what runs in a moment at the rate of late.
+
+        None while settles wait for a lock, or a worker would run on and settle nothing of it; and none beside a job
+        under which a process died.
+        """
+        first = next(iter(self._runs), None)
         if first is not None and first.attempt.claim.crashes:
             return 0
-        unsettled = _UNSETTLED * self._settings.concurrency - len(self._settler.held)
-        return min(self._settings.concurrency - len(self._runs), unsettled)
+        slots, ahead = self._settings.concurrency, self._ahead.jobs()
+        under_way = len(self._runs) + len(self._ready)
+        self._few = (slots + ahead) // 2 if ahead else slots
+        if ahead and under_way > self._few:
+            return 0  # a larger claim a little later costs less
+        wanted, may = slots + ahead - under_way, _UNSETTLED * slots + 2 * ahead - self._settler.unsettled
+        self._held_up = may <= 0 < wanted
+        return min(wanted, may)
+
+    def _start_ready(self) -> None:
+        while self._ready and len(self._runs) < self._settings.concurrency and not self._stopping.is_set():
+            self._start(self._ready.popleft())
+
+    async def _wait_for_slots(self) -> None:
+        """What was claimed ahead and does not get its slot in time, behind a slow neighbour, is for others to run."""
+        await self._wake.wait(
+            min(self._settings.poll_interval, PATIENCE) if self._ready else self._settings.poll_interval
+        )
+        if self._ready and self._ahead.is_late(self._ready[0].claimed_at):
+            self._give_back_ready()
+            self._ahead.forget()
+
+    def _give_back_ready(self) -> None:
+        while self._ready:
+            self._settler.add(Settlement(self._ready.popleft(), ToGiveBack(None), 0.0))
 
     async def _release_ghosts(self) -> None:
         if time.monotonic() < self._next_ghosts:
             return
-        held = [run.attempt.claim.id for run in self._runs.values()] + self._settler.held
+        held = [run.attempt.claim.id for run in self._runs]
+        held += [attempt.claim.id for attempt in self._ready] + self._settler.held
         ghosts = await self._claim_link.perform(db.release_ghosts(self._sql, self._worker_id, held))
         for job_id, task, number in ghosts:
             log.warning(
@@ -227,7 +273,7 @@ class Loop:
         await self._claim_link.perform(db.sleep(self._sql, self._worker_id, self._settings.queues, seconds))
 
     async def _drained(self) -> bool:
-        if self._runs:
+        if self._runs or self._ready:
             return False
         await self._settler.flushed()
         waiting, later = await self._claim_link.perform(
@@ -239,36 +285,41 @@ class Loop:
     # -- run and settle ----------------------------------------------------------------------------------------------
 
     def _start(self, attempt: Attempt) -> None:
-        run = Run(attempt, self._threads)
-        task = asyncio.create_task(self._attempt(run))
-        self._runs[task] = run
-        task.add_done_callback(self._ended)
-
-    async def _attempt(self, run: Run) -> None:
-        attempt = run.attempt
-        log.debug("started", extra={"event": "job_started", **attempt.log_fields})
+        if log.isEnabledFor(logging.DEBUG):  # on the hot path nothing is built for nobody
+            log.debug("started", extra={"event": "job_started", **attempt.log_fields})
         if self._events.wanted("started"):
             self._events.emit(Event("started", attempt.job))
-        began = time.monotonic()
-        outcome = await run.outcome()
+        run = Run(attempt, self._threads, self._ended)
+        self._runs.add(run)
+        run.start()
+
+    def _ended(self, run: Run, outcome: Outcome) -> None:
+        self._runs.discard(run)
+        attempt = run.attempt
         policy = attempt.policy or attempt.task.retry
         number, most = attempt.claim.attempt, attempt.claim.max_attempts
         try:
             verdict = decide(outcome, number, most, policy, self._uniform)
         except Exception as error:  # the job's own code again: a Steer with a broken __str__, say
             verdict = decide(Failed(error, describe(error), trace(error)), number, most, policy, self._uniform)
-        self._settler.add(Settlement(attempt, verdict, time.monotonic() - began))
+        self._settler.add(Settlement(attempt, verdict, time.monotonic() - run.began))
+        if self._ready:
+            self._start_ready()
+        else:
+            self._settler.hurry()
+        if len(self._runs) + len(self._ready) <= self._few:
+            self._wake.ring()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        run = self._runs.pop(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a run broke", exc_info=error, extra={"event": "run_broken", **run.attempt.log_fields})
-        self._wake.ring()
+    def _written(self, number: int) -> None:
+        self._ahead.settled(number)
+        if self._held_up:
+            self._wake.ring()
 
     # -- stop ----------------------------------------------------------------------------------------------------------
 
     async def _finish(self) -> None:
         """Lets jobs finish within the grace period, then interrupts them; what can be released is."""
+        self._give_back_ready()
         if not self._hurry.is_set():
             try:
                 async with asyncio.timeout(_LAST_WORDS):
@@ -276,11 +327,14 @@ class Loop:
             except (*INFRASTRUCTURE, TimeoutError):
                 pass  # then we may be woken in vain for 1.5 poll intervals
         await self._until_ended_or_hurried()
-        for run in list(self._runs.values()):
+        for run in list(self._runs):
             run.interrupt()
-        if self._runs:
-            await asyncio.wait(self._runs, timeout=_LAST_WORDS)
-        self.stuck = [run.attempt for run in self._runs.values()]
+        try:
+            async with asyncio.timeout(_LAST_WORDS):
+                await self._all_ended()
+        except TimeoutError:
+            pass
+        self.stuck = [run.attempt for run in self._runs]
         for attempt in self.stuck:
             log.error("did not end within the grace period", extra={"event": "job_stuck", **attempt.log_fields})
         try:
@@ -298,7 +352,7 @@ class Loop:
 
     async def _all_ended(self) -> None:
         while self._runs:
-            await asyncio.wait(self._runs)
+            await self._wake.wait(self._settings.poll_interval)
 
 
 async def _first_failure(tasks: list[asyncio.Task[None]]) -> None:

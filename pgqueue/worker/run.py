@@ -1,4 +1,4 @@
-"""Step 3 of a job's life, run: one attempt under its timeout. Returns an Outcome, never raises.
+"""Step 3 of a job's life, run: one attempt under its timeout. Ends in an Outcome, never raises.
 
 Before: claim.py. After: settle.py. An `async def` task runs on the loop, a `def` task in a thread. Only the loop's own
 end (Stopping) cancels an attempt from outside; a CancelledError of the job's own making is a failure like any other.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 import traceback
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -64,85 +66,98 @@ Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted
 
 
 class Run:
-    """One attempt under way; `interrupt` ends it for a stopping worker."""
+    """One attempt under way; `ended` is called once, with its Outcome. `interrupt` ends it for a stopping worker.
 
-    def __init__(self, attempt: Attempt, threads: Threads) -> None:
+    One asyncio task a job and no more (two of them and asyncio.wait cost as much as all the rest of a no-op job):
+    what else there is to do about it hangs on that task's end, and on a timer where there is a timeout.
+    """
+
+    def __init__(self, attempt: Attempt, threads: Threads, ended: Callable[[Run, Outcome], None]) -> None:
         self.attempt = attempt
         self._threads = threads
+        self._ended = ended
         self._context: Context | None = None
         self._interrupted = False
-        self._body: asyncio.Task[Any] | None = None
+        self._timed_out = False
+        self._body: asyncio.Future[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.began = 0.0
+
+    def start(self) -> None:
+        """Starts it; never raises."""
+        attempt = self.attempt
+        self.began = time.monotonic()
+        if attempt.unreadable is not None:
+            # Not at once: its slot would go to the next one from within, and a thousand bad rows are a deep recursion.
+            asyncio.get_running_loop().call_soon(self._ended, self, Unreadable(str(attempt.unreadable)))
+            return
+        arguments, task = attempt.arguments, attempt.task
+        parameter = task.signature.context_parameter
+        if parameter is not None:
+            self._context = Context(attempt.job, JobLogger(log, attempt.log_fields))
+            arguments = arguments | {parameter: self._context}
+        if task.is_async:
+            # A task of its own: the job may cancel itself or be cancelled without taking the worker along.
+            self._body = asyncio.get_running_loop().create_task(_contained(task.function, arguments))
+        else:
+            self._body = self._threads.submit(partial(task.function, **arguments))
+        self._body.add_done_callback(self._done)
+        timeout = attempt.timeout
+        if timeout is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout, self._overrun)
 
     def interrupt(self) -> None:
         """Cancels an async attempt; asks a sync one, by way of ctx.cancelled."""
         self._interrupted = True
         if self._context is not None:
             self._context._stop.set()
-        if self._body is not None:
+        if self._body is not None and self.attempt.task.is_async:
             self._body.cancel()
 
-    async def outcome(self) -> Outcome:
-        attempt = self.attempt
-        if attempt.unreadable is not None:
-            return Unreadable(str(attempt.unreadable))
-        arguments = attempt.arguments
-        parameter = attempt.task.signature.context_parameter
-        if parameter is not None:
-            self._context = Context(attempt.job, JobLogger(log, attempt.log_fields))
-            arguments = arguments | {parameter: self._context}
+    def _overrun(self) -> None:
+        self._timed_out = True
+        if self._context is not None:
+            self._context._stop.set()
+        assert self._body is not None
+        if self.attempt.task.is_async:
+            self._body.cancel()
+            return
+        # A thread cannot be killed, and running the job again beside it would be running it twice.
+        log.warning(
+            "overran its timeout of %g s and keeps its thread until it returns",
+            self.attempt.timeout,
+            extra={"event": "job_stuck", **self.attempt.log_fields},
+        )
+
+    def _done(self, body: asyncio.Future[Any]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         try:
-            if attempt.task.is_async:
-                return Succeeded(await self._async(arguments))
-            return Succeeded(await self._sync(arguments))
-        except Steer as steer:
-            return Steered(steer)
-        except _Exit as exit_:
-            error = exit_.error
-            if self._interrupted:
-                return Interrupted()
-            return Failed(error, describe(error), trace(error))
-        except TaskTimeout as error:
-            return Failed(error, describe(error), None, timed_out=True)
-        except BaseException as error:
-            if self._interrupted:
-                return Interrupted()  # what a job raises when it is told to end is no failure of its own
-            return Failed(error, describe(error), trace(error))
+            outcome = self._outcome(body)
+        except BaseException as error:  # an error whose own parts raise when they are looked at
+            outcome = Failed(error, f"{type(error).__name__} while its error was read")
+        self._ended(self, outcome)
 
-    async def _async(self, arguments: dict[str, Any]) -> Any:
-        timeout = self.attempt.timeout
-        # A task of its own: the job may cancel itself or be cancelled without taking the worker's bookkeeping along.
-        self._body = asyncio.ensure_future(_contained(self.attempt.task.function(**arguments)))
-        done, _ = await asyncio.wait((self._body,), timeout=timeout)
-        if not done:
-            self._body.cancel()
-            await asyncio.wait((self._body,))
-            if not self._body.cancelled():
-                self._body.exception()  # whatever it raised on the way out, it was late
-            raise TaskTimeout(f"the attempt ran longer than its timeout of {timeout:g} s")
-        return self._body.result()
-
-    async def _sync(self, arguments: dict[str, Any]) -> Any:
-        function, timeout = self.attempt.task.function, self.attempt.timeout
-        future = self._threads.submit(lambda: function(**arguments))
-        done, _ = await asyncio.wait((future,), timeout=timeout)
-        if not done:
-            # A thread cannot be killed, and running the job again beside it would be running it twice.
-            if self._context is not None:
-                self._context._stop.set()
-            log.warning(
-                "overran its timeout of %g s and keeps its thread until it returns",
-                timeout,
-                extra={"event": "job_stuck", **self.attempt.log_fields},
-            )
-            await asyncio.wait((future,))
-            future.exception()
-            raise TaskTimeout(f"the attempt ran longer than its timeout of {timeout:g} s")
-        result = future.result()
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise TypeError("the task returned something to be awaited: declare it with async def")
-        return result
+    def _outcome(self, body: asyncio.Future[Any]) -> Outcome:
+        result, error = None, None
+        try:
+            result = body.result()
+            if not self.attempt.task.is_async and inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise TypeError("the task returned something to be awaited: declare it with async def")
+        except BaseException as caught:
+            error = caught.error if isinstance(caught, _Exit) else caught
+        if self._timed_out:  # whatever it did on the way out, it was late
+            late = TaskTimeout(f"the attempt ran longer than its timeout of {self.attempt.timeout:g} s")
+            return Failed(late, describe(late), None, timed_out=True)
+        if error is None:
+            return Succeeded(result)
+        if isinstance(error, Steer):
+            return Steered(error)
+        if self._interrupted:
+            return Interrupted()  # what a job raises when it is told to end is no failure of its own
+        return Failed(error, describe(error), trace(error))
 
 
 class _Exit(Exception):
@@ -150,10 +165,10 @@ class _Exit(Exception):
         self.error = error
 
 
-async def _contained(body: Coroutine[Any, Any, Any]) -> Any:
+async def _contained(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """asyncio lets SystemExit and KeyboardInterrupt out of a task through the loop, and with them the whole worker."""
     try:
-        return await body
+        return await function(**arguments)
     except (SystemExit, KeyboardInterrupt) as error:
         raise _Exit(error) from None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -31,6 +32,9 @@ from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.run import Failed, Interrupted, Outcome, Steered, Succeeded, Unreadable, clean
 
+_ENOUGH = 250  # verdicts; more in one write win nothing
+_LINGER = 0.01  # seconds that a busy worker waits for more of them
+_CROWD = 50  # completed jobs in one write, above which the log sums them up: a line each costs more than the jobs
 KEEP = 10 * 366 * 86_400.0  # seconds; a retention that empties nothing
 
 log = logging.getLogger("pgqueue")
@@ -126,17 +130,32 @@ class Settler:
     """Writes verdicts, many at once, on a connection of its own."""
 
     def __init__(
-        self, sql: Statements, link: Link, worker_id: UUID, events: Events, given_back: Callable[[], None]
+        self,
+        sql: Statements,
+        link: Link,
+        worker_id: UUID,
+        events: Events,
+        *,
+        given_back: Callable[[], None],
+        written: Callable[[int], None],
+        busy: Callable[[], bool],
     ) -> None:
+        """given_back: called when a job may come due early. written: called with the number of verdicts that were.
+
+        busy: whether more is about to end, worth waiting for.
+        """
         self._sql = sql
         self._link = link
         self._worker_id = worker_id
         self._events = events
         self._given_back = given_back
+        self._written = written
+        self._busy = busy
         self.counts = Counts()
         self._waiting: list[Settlement] = []
         self._writing: list[Settlement] = []
         self._arrived = asyncio.Event()
+        self._enough = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -145,10 +164,21 @@ class Settler:
         """Jobs that are not settled yet, as far as we know."""
         return [item.attempt.claim.id for item in (*self._waiting, *self._writing)]
 
+    @property
+    def unsettled(self) -> int:
+        """How many."""
+        return len(self._waiting) + len(self._writing)
+
     def add(self, item: Settlement) -> None:
         self._waiting.append(item)
         self._arrived.set()
         self._empty.clear()
+        if len(self._waiting) >= _ENOUGH:
+            self._enough.set()
+
+    def hurry(self) -> None:
+        """Nothing more is about to end: what waits is written now."""
+        self._enough.set()
 
     async def flushed(self) -> None:
         """Returns when everything added so far has been written."""
@@ -161,12 +191,21 @@ class Settler:
             self._arrived.clear()
             # One turn of the loop lets a burst of outcomes become one write.
             await asyncio.sleep(0)
+            self._enough.clear()
+            if self._busy() and len(self._waiting) < _ENOUGH:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LINGER):
+                        await self._enough.wait()
             self._writing, self._waiting = self._waiting, []
+            batches: dict[type, list[Settlement]] = {}
+            for item in self._writing:
+                batches.setdefault(type(item.verdict), []).append(item)
             for kind, write in _WRITES.items():
-                batch = [item for item in self._writing if type(item.verdict) is kind]
-                if batch:
+                if kind in batches:
+                    batch = batches.pop(kind)
                     await self._write(batch, write)
-                    self._writing = [item for item in self._writing if type(item.verdict) is not kind]
+                    self._written(len(batch))
+                    self._writing = [item for left in batches.values() for item in left]
             if not self._waiting:
                 self._empty.set()
 
@@ -197,13 +236,16 @@ class Settler:
                 break
         if isinstance(batch[0].verdict, ToRetry | ToGiveBack):
             self._given_back()  # it may come due before the claimer meant to look again
+        crowd = len(batch) > _CROWD and type(batch[0].verdict) is ToComplete
         for item in batch:
             if item.attempt.claim.id in done:
                 count(item, self.counts)
-                tell(item, self._events)
+                tell(item, self._events, among_many=crowd)
             else:
                 self.counts.claims_lost += 1
                 tell_lost(item.attempt, self._events)
+        if crowd and log.isEnabledFor(logging.INFO):
+            _sum_up([item for item in batch if item.attempt.claim.id in done])
 
     async def _done_before(self, missing: list[Settlement]) -> set[int]:
         """Which of these an earlier write did, whose answer was lost with the connection."""
@@ -290,14 +332,17 @@ def count(item: Settlement, counts: Counts) -> None:
             counts.dead_lettered[key] += 1
 
 
-def tell(item: Settlement, events: Events) -> None:
-    """Logs a written verdict and calls the handlers of its events."""
+def tell(item: Settlement, events: Events, *, among_many: bool = False) -> None:
+    """Logs a written verdict and calls the handlers of its events. among_many: the log is to sum it up."""
     attempt, verdict = item.attempt, item.verdict
-    fields = {**attempt.log_fields, "seconds": round(item.seconds, 3)}
+    if type(verdict) is ToComplete:  # the common case, and on the hot path nothing is built for nobody
+        level = logging.DEBUG if among_many else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(level, "completed", extra={"event": "job_completed", **_fields(item)})
+        _emit(events, "completed", attempt)
+        return
+    fields = _fields(item)
     match verdict:
-        case ToComplete():
-            log.info("completed", extra={"event": "job_completed", **fields})
-            _emit(events, "completed", attempt)
         case ToRetry(delay, error, _):
             log.warning(
                 "attempt failed, runs again in %.1f s",
@@ -328,6 +373,19 @@ def tell(item: Settlement, events: Events) -> None:
         case ToCancelled(why):
             log.info("cancelled", extra={"event": "job_cancelled", **fields})
             _emit(events, "cancelled", attempt, why)
+
+
+def _fields(item: Settlement) -> dict[str, Any]:
+    return {**item.attempt.log_fields, "seconds": round(item.seconds, 3)}
+
+
+def _sum_up(batch: list[Settlement]) -> None:
+    seconds: dict[str, list[float]] = {}
+    for item in batch:
+        seconds.setdefault(item.attempt.claim.task, []).append(item.seconds)
+    for task, each in seconds.items():
+        longest = round(max(each), 3)
+        log.info("completed %d jobs", len(each), extra={"event": "jobs_completed", "task": task, "seconds": longest})
 
 
 def kind_of(error: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
 from tests.crash import tasks
 from tests.crash.processes import ended
+from tests.helpers import eventually
 
 CANARY = "s3cr3t-canary"
 NASTY = "first\nsecond\r\x1b[31mred\u2028\u202e"
@@ -34,6 +36,24 @@ def test_the_log_of_a_worker(start, connection, form):
     said = NASTY if form == "json" else NASTY.encode("unicode_escape").decode()
     assert (chatty, tasks.talk.name, 1, "INFO", said) in seen
     assert sum(line.count("RuntimeError") for line in lines) == 2  # the class of the error, in both lines about it
+
+
+def test_jobs_that_complete_by_the_dozen_are_summed_up_and_none_is_left_out(app, connection, work, logged):
+    @app.task(name="test.quick")
+    async def quick(number: int) -> None: ...
+
+    quick.enqueue_many(connection, [(number,) for number in range(3_000)])
+    work(concurrency=20)
+    eventually(lambda: connection.execute("select count(*) from pgqueue.finished_jobs").fetchone() == (3_000,))
+
+    def told() -> list[int]:
+        sums = [record.args[0] for record in logged("jobs_completed")]
+        alone = [record for record in logged("job_completed") if record.levelno == logging.INFO]
+        return [sum(sums) + len(alone), len(logged("job_completed"))]
+
+    eventually(lambda: told() == [3_000, 3_000])
+    assert 0 < len(logged("jobs_completed")) < 300
+    assert {record.task for record in logged("jobs_completed")} == {"test.quick"}
 
 
 def _read_json(lines: list[str]) -> set[tuple[object, ...]]:

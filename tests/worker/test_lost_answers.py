@@ -19,6 +19,9 @@ from pgqueue.worker.settle import Settlement, Settler, ToCancelled, ToComplete, 
 from tests.crash.processes import ended, row
 from tests.helpers import run, worker_row
 
+# A settler by itself: there is no claimer to ring, and nothing more to wait for.
+alone: dict[str, Any] = {"given_back": lambda: None, "written": lambda number: None, "busy": lambda: False}
+
 
 class Unlucky(Link):
     """Its first statement is committed, and the answer never arrives."""
@@ -62,7 +65,15 @@ def test_a_settle_that_was_committed_unheard_counts_once(
 
     async def settle(events: Events) -> None:
         link = Unlucky(pgqueue_database, "settle", random.random)
-        settler = Settler(app.statements, link, worker_id, events, lambda: None)
+        settler = Settler(
+            app.statements,
+            link,
+            worker_id,
+            events,
+            given_back=lambda: None,
+            written=lambda number: None,
+            busy=lambda: False,
+        )
         writing = asyncio.create_task(settler.run())
         for claim in claims:
             settler.add(Settlement(attempt(claim, note, worker_id), verdict, 0.1))
@@ -121,7 +132,15 @@ def test_an_end_that_postgresql_refuses_holds_up_no_other(app, connection, pgque
 
     async def settle() -> None:
         link = Link(pgqueue_database, "settle", random.random)
-        settler = Settler(app.statements, link, worker_id, app.events, lambda: None)
+        settler = Settler(
+            app.statements,
+            link,
+            worker_id,
+            app.events,
+            given_back=lambda: None,
+            written=lambda number: None,
+            busy=lambda: False,
+        )
         writing = asyncio.create_task(settler.run())
         for claim in claims:
             result = '"\\u0000"' if claim.id == odd and refusal.startswith("a result") else "42"

@@ -1,0 +1,71 @@
+"""Claimed ahead of the slots: only what ends at once, given back behind a slow neighbour, released at a stop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from tests.helpers import eventually
+
+QUICK = 2_000
+HELD = "select count(*) from pgqueue.jobs where state = 'running'"
+LEFT = "select count(*), coalesce(max(attempt), 0) from pgqueue.jobs where task = 'test.quick' and state = 'queued'"
+
+
+def test_slow_jobs_are_claimed_for_free_slots_only(app, connection, work) -> None:
+    hold = threading.Event()
+
+    @app.task(name="test.slow")
+    def slow(number: int) -> None:
+        assert hold.wait(60)
+
+    slow.enqueue_many(connection, [(number,) for number in range(50)])
+    try:
+        work(concurrency=3)
+        eventually(lambda: connection.execute(HELD).fetchone()[0] == 3)
+        for _ in range(200):
+            assert connection.execute(HELD).fetchone()[0] == 3
+    finally:
+        hold.set()
+
+
+def test_quick_jobs_behind_slow_neighbours_are_given_back_without_an_attempt(app, connection, work, logged) -> None:
+    """Quick jobs raise the rate, then slow ones take every slot: what is claimed ahead must not wait for them."""
+    began = threading.Semaphore(0)
+
+    @app.task(name="test.quick")
+    async def quick(number: int) -> None: ...
+
+    @app.task(name="test.slow")
+    async def slow() -> None:
+        began.release()
+        await asyncio.Event().wait()
+
+    quick.enqueue_many(connection, [(number,) for number in range(QUICK)])
+    slow.enqueue_many(connection, [(), ()])
+    quick.enqueue_many(connection, [(number,) for number in range(QUICK)])
+    work(concurrency=2, grace=0.1)
+    assert began.acquire(timeout=30)
+    assert began.acquire(timeout=30)
+    eventually(lambda: connection.execute(HELD).fetchone()[0] == 2)
+    assert logged("job_released")
+    assert connection.execute(LEFT).fetchone() == (QUICK, 0)
+
+
+def test_a_stop_gives_back_what_waits_for_a_slot(app, connection, work, logged) -> None:
+    began = threading.Event()
+
+    @app.task(name="test.quick")
+    async def quick(number: int) -> None:
+        if number == QUICK:
+            began.set()
+            await asyncio.Event().wait()
+
+    quick.enqueue_many(connection, [(number,) for number in range(2 * QUICK)])
+    worker = work(concurrency=1, grace=0)
+    assert began.wait(30)
+    worker.stop()
+    eventually(lambda: connection.execute(HELD).fetchone()[0] == 0)
+    eventually(lambda: connection.execute(LEFT).fetchone() == (QUICK, 0))
+    assert len(logged("job_released")) > 1
+    assert not logged("job_rescued")
