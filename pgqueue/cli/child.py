@@ -2,7 +2,7 @@
 
 What stops it is the channel to its supervisor, not a signal: a terminal or a service manager signals every process of
 a group, and the supervisor alone knows the order in which to stop. When the channel closes, the supervisor is gone, and
-so is the lease: the process ends at once.
+so is the lease: the process ends at once. When it merely falls silent, the process ends before the lease does.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import asyncio
 import importlib
 import json
 import logging
+import math
 import os
+import select
 import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
@@ -58,15 +61,37 @@ def main(descriptor: int) -> NoReturn:
         _exit(EXIT_DATABASE, f"pgqueue: cannot reach the database of the app's engine: {reason}")
     hello = {"conninfo": conninfo, "schema": app.schema, "tasks": sorted(app.tasks), "version": __version__}
     channel.send(hello=hello)
-    worker_id = UUID(channel.receive()["work"]["worker_id"])
+    work = channel.receive()["work"]
+    worker_id = UUID(work["worker_id"])
+    guard = Lease(work["lease"], settings.lease)
     try:
-        code = _new_loop()(_work(app, settings, worker_id, conninfo, channel, alone=start["alone"]))
+        code = _new_loop()(_work(app, settings, worker_id, conninfo, channel, guard, alone=start["alone"]))
     except BaseException:
         log.exception("the worker broke", extra={"event": "worker_broken", "worker_id": str(worker_id)})
         code = EXIT_BROKEN
+    if guard.lost:
+        _end_group(channel)
     with suppress(OSError):
         channel.send(ended=code)
     _exit(code)
+
+
+@dataclass
+class Lease:
+    """Until when our jobs are ours, as far as we have heard: `deadline` in time.monotonic() seconds, of a lease that
+    lasts `length`. Our supervisor acts before we do (at a fifth of it), if it can."""
+
+    deadline: float
+    length: float
+    lost: bool = False
+
+    @property
+    def abandon_at(self) -> float:
+        return self.deadline - 0.15 * self.length
+
+    @property
+    def end_at(self) -> float:
+        return self.deadline - 0.05 * self.length
 
 
 class Channel:
@@ -79,9 +104,12 @@ class Channel:
     def send(self, **message: Any) -> None:
         self._raw.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self) -> dict[str, Any]:
-        """The next message."""
+    def receive(self, until: float = math.inf) -> dict[str, Any]:
+        """The next message; an empty one when there was none until then, in time.monotonic() seconds."""
         while (end := self._unread.find(b"\n")) < 0:
+            # Asked twice: a job that holds the GIL may keep us from what has come since we were told that nothing had.
+            if until < math.inf and not self._readable(until) and not self._readable(0.0):
+                return {}
             try:
                 data = self._raw.recv(65_536)
             except ConnectionError:
@@ -93,6 +121,11 @@ class Channel:
         del self._unread[: end + 1]
         return json.loads(line)  # type: ignore[no-any-return]
 
+    def _readable(self, until: float) -> bool:
+        poll = select.poll()
+        poll.register(self._raw, select.POLLIN)
+        return bool(poll.poll(1000 * max(0.0, until - time.monotonic())))
+
 
 async def _work(
     app: PgQueue,
@@ -100,6 +133,7 @@ async def _work(
     worker_id: UUID,
     conninfo: str,
     channel: Channel,
+    lease: Lease,
     *,
     alone: bool,
 ) -> int:
@@ -110,7 +144,7 @@ async def _work(
         tell = partial(channel.send, suspects=True)
         loop = app.loop(settings, worker_id, conninfo, suspects="elsewhere", on_suspects=tell)
     listener = threading.Thread(
-        target=_obey, args=(channel, loop, app, asyncio.get_running_loop()), name="pgqueue-channel", daemon=True
+        target=_obey, args=(channel, lease, loop, app, asyncio.get_running_loop()), name="pgqueue-channel", daemon=True
     )
     listener.start()
     log.info(
@@ -143,15 +177,41 @@ def _hand_over(loop: Loop, channel: Channel) -> None:
         channel.send(counts=taken.to_json())
 
 
-def _obey(channel: Channel, loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:
+def _obey(channel: Channel, lease: Lease, loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:
+    """In a thread of its own: a job may block the event loop."""
     while True:
-        message = channel.receive()
+        message = channel.receive(until=lease.abandon_at)
+        if not message:
+            _give_up(channel, lease, loop, running)
+            return
         with suppress(RuntimeError):  # the loop is closed: we are ending anyway
-            if "stop" in message:
+            if "lease" in message:
+                lease.deadline = message["lease"]
+            elif "stop" in message:
                 running.call_soon_threadsafe(loop.stop)
             elif "rescued" in message:
                 rescued = [Rescued(**job) for job in message["rescued"]]
                 running.call_soon_threadsafe(partial(rescue.emit, rescued, app.events))
+
+
+def _give_up(channel: Channel, lease: Lease, loop: Loop, running: asyncio.AbstractEventLoop) -> None:
+    """Our supervisor has not renewed our lease, or does not tell: gives the jobs back, and ends before it does."""
+    lease.lost = True
+    log.error("no news of the lease from the supervisor: interrupting what runs", extra={"event": "lease_lost"})
+    with suppress(RuntimeError):
+        running.call_soon_threadsafe(loop.abandon)
+    time.sleep(max(0.0, lease.end_at - time.monotonic()))
+    log.error("what runs did not end in time: killed before others take its jobs", extra={"event": "lease_lost"})
+    _end_group(channel)
+
+
+def _end_group(channel: Channel) -> NoReturn:
+    """The end of us and of all that our jobs have started: no crash of theirs."""
+    with suppress(OSError):
+        channel.send(ended=EXIT_BROKEN)
+    logging.shutdown()
+    os.killpg(0, signal.SIGKILL)
+    raise AssertionError("a killed process goes on")
 
 
 def load(target: str) -> PgQueue:

@@ -8,9 +8,13 @@ anybody else may take its jobs.
 Jobs that were running in a child that died are suspects. They run in a child of their own, one at a time, which is
 started as soon as there are any and ends when none is left; there is one such child at most.
 
+A child hears of each renewal, as a moment of the clock that all processes of a machine share. When the news stop, we
+are frozen or stuck, and it ends its jobs by itself before others may take them.
+
     child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}} · {"ended": code}
                           {"suspects": true} (its sweep saw some)
-    supervisor -> child   {"start": {...}} · {"work": {worker_id}} · {"stop": {}} · {"rescued": [...]}
+    supervisor -> child   {"start": {...}} · {"work": {worker_id, lease}} · {"lease": deadline} · {"stop": {}}
+                          {"rescued": [...]}
 """
 
 from __future__ import annotations
@@ -66,6 +70,7 @@ class Child:
     worker_id: UUID
     born: float
     alone: bool = False  # runs suspects, and nothing else
+    lease: float = 0.0  # the deadline it has heard of
     said_hello: bool = False
     working: bool = False
     stopped: bool = False  # by SIGSTOP, say the operating system
@@ -295,14 +300,16 @@ class Supervisor:
                 depth = partial(ask_depth, hello["conninfo"], heart.sql)
                 self._probe = Probe(self._settings.metrics_port, self._counts, self._ready, depth)
                 log.info("metrics and health on http://127.0.0.1:%d", self._probe.port, extra={"event": "probe"})
+        heart = self._heart
         if self._stop_by is not None:
             return
 
         def work() -> None:  # in the heart's thread
-            child.send(work={"worker_id": str(child.worker_id)})
+            child.lease = heart.deadline(child.worker_id)
+            child.send(work={"worker_id": str(child.worker_id), "lease": child.lease})
             child.working = True  # not before: it takes "stop" only once it works
 
-        self._heart.register(
+        heart.register(
             child.worker_id,
             work,
             host=socket.gethostname(),
@@ -421,6 +428,10 @@ class Supervisor:
                     extra={"event": "lease_lost"},
                 )
                 self._kill(child, "its lease could not be renewed")
+            elif child.working and (lease := heart.deadline(child.worker_id)) > child.lease and child.takes_more():
+                child.lease = lease
+                if lease != float("inf"):  # it is to be killed: its row was gone
+                    child.send(lease=lease)
 
     def _ready(self) -> bool:
         """Every child works and holds its lease; nobody has told us to stop. Asked in the probe's threads."""

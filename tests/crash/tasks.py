@@ -101,6 +101,33 @@ def hold_gil(ctx: Context, gate: str) -> None:
 
 
 @app.task
+def beat_thread(ctx: Context, gate: str) -> None:
+    """Has one effect after the other."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        write("effect", ctx.job)
+        time.sleep(0.02)
+
+
+@app.task
+async def beat_slot(ctx: Context, gate: str) -> None:
+    """The same, where it can be cancelled."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        write("effect", ctx.job)
+        await asyncio.sleep(0.02)
+
+
+@app.task
+async def beat_loop(ctx: Context, gate: str) -> None:
+    """The same, and the event loop gets nowhere meanwhile."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        write("effect", ctx.job)
+        time.sleep(0.02)
+
+
+@app.task
 def meet(ctx: Context, other: str, me: str) -> None:
     """Ends when another job runs at the same time."""
     write("started", ctx.job)

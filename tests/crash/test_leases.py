@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import psycopg
 import pytest
@@ -87,6 +88,42 @@ def test_a_frozen_process_is_killed_before_its_lease_ends_and_its_job_runs_in_an
     assert ended(connection, job)[:4] == ("completed", 1, 2, 0)
 
 
+def test_when_its_supervisor_is_frozen_a_process_ends_its_jobs_before_the_lease_ends(start, ledger, connection):
+    """Whatever they do to their process; and they run elsewhere, as often as if the machine had gone."""
+    kinds = (tasks.beat_thread, tasks.beat_slot, tasks.beat_loop)
+    jobs = [kind.enqueue(connection, "gate").id for kind in kinds]
+    frozen = start(lease=3, processes=3, concurrency=1)
+    for job in jobs:
+        ledger.wait_for("effect", job)
+    children = frozen.children()
+    rescuer = start(lease=30, concurrency=3)
+    eventually(lambda: set(rescuer.children()) & set(workers(connection)))
+
+    frozen.signal(signal.SIGSTOP)
+    eventually(lambda: is_stopped(frozen.pid))
+    ends = (
+        "select id, extract(epoch from expires_at - clock_timestamp())::float8 from pgqueue.workers where pid = any(%s)"
+    )
+    expiry = {str(w): time.monotonic() + left for w, left in connection.execute(ends, [children]).fetchall()}
+    assert len(expiry) == 3
+
+    for job in jobs:
+        ledger.wait_for("started", job, times=2)
+    eventually(lambda: not any(is_alive(child) for child in children))
+    for entry in ledger.entries("effect"):
+        if entry.worker in expiry:
+            assert entry.at / 1e9 < expiry[entry.worker]
+    assert {line["event"] for line in frozen.log("lease_lost")} == {"lease_lost"}
+    ledger.open("gate")
+    for job in jobs:
+        assert ended(connection, job)[:4] == ("completed", 1, 2, 0)
+        assert len(ledger.entries("started", job)) == 2
+
+    frozen.signal(signal.SIGCONT)
+    eventually(lambda: len(frozen.children()) == 3 and not set(frozen.children()) & set(children))
+    assert all(row(connection, job)[:4] == ("completed", 1, 2, 0) for job in jobs)
+
+
 def test_a_worker_frozen_as_a_whole_can_do_no_harm_when_it_wakes(start, ledger, connection):
     job = tasks.hold_thread.enqueue(connection, "gate").id
     frozen = start(lease=2)
@@ -101,16 +138,15 @@ def test_a_worker_frozen_as_a_whole_can_do_no_harm_when_it_wakes(start, ledger, 
     assert second.pid in healthy.children()
     held = row(connection, job)
 
-    # The process alone comes back first, and finishes what is no longer its own.
+    # The process alone comes back first: it sees that its lease is over, and ends.
     ledger.open("gate")
     os.kill(first.pid, signal.SIGCONT)
-    eventually(lambda: frozen.log("claim_lost"))
+    eventually(lambda: frozen.log("lease_lost") and not is_alive(first.pid))
     end = ended(connection, job)
     assert end[:4] == ("completed", 1, 2, 0)
     assert end.worker == held.worker
 
     os.kill(frozen.pid, signal.SIGCONT)
-    eventually(lambda: frozen.log("lease_lost"))
     eventually(lambda: set(frozen.children()) - {first.pid} and not is_alive(first.pid))
     eventually(lambda: len(workers(connection)) == 2)
     healthy.signal(signal.SIGTERM)
