@@ -60,6 +60,13 @@ class WorkerSettings:
     metrics_port: int | None = field(
         default=None, metadata={"help": "Serve /metrics and /health on this port of 127.0.0.1; 0 chooses one."}
     )
+    max_jobs_per_process: int | None = field(
+        default=None, metadata={"help": "Replace a process after so many jobs; it finishes what it runs."}
+    )
+    max_memory: int | None = field(
+        default=None, metadata={"help": "Replace a process that holds more than so many MB of memory (RSS)."}
+    )
+    max_age: float | None = field(default=None, metadata={"help": "Replace a process after so many seconds."})
     drain: bool = field(default=False, metadata={"help": "Exit when nothing is left to run."})
 
     def __post_init__(self) -> None:
@@ -67,6 +74,17 @@ class WorkerSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise ConfigurationError(f"{name} must be a whole number between {least} and {most}, not {value!r}")
+        for name, least, most in (("max_jobs_per_process", 1, 1_000_000_000), ("max_memory", 1, 1_000_000_000)):
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most
+            ):
+                raise ConfigurationError(
+                    f"{name} must be a whole number between {least} and {most}, or left out, not {value!r}"
+                )
+        age = self.max_age
+        if age is not None and (isinstance(age, bool) or not isinstance(age, int | float) or not 1 <= age <= 1e9):
+            raise ConfigurationError(f"max_age must be at least 1 second, or left out, not {age!r}")
         for name, lower, upper in (
             ("grace", 0.0, 86_400.0),
             ("lease", 0.5, 3_600.0),
@@ -88,6 +106,12 @@ class WorkerSettings:
     def beat_interval(self) -> float:
         """Three beats a lease: two may be lost before anybody thinks the worker dead."""
         return self.lease / 3
+
+    @property
+    def recycles(self) -> tuple[str, ...]:
+        """Those of the settings that replace processes which are set."""
+        names = ("max_jobs_per_process", "max_memory", "max_age")
+        return tuple(name for name in names if getattr(self, name) is not None)
 
     def as_dict(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self)}

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import resource
 import select
 import signal
 import socket
@@ -37,6 +38,8 @@ from pgqueue.worker.loop import Loop
 from pgqueue.worker.supervisor import EXIT_BROKEN, EXIT_DATABASE, EXIT_STUCK, EXIT_USAGE, die_with_parent
 
 log = logging.getLogger("pgqueue")
+
+_LIMITS_EVERY = 0.2  # seconds between looks at what may have a process replaced; a look takes 10 µs
 
 
 def main(descriptor: int) -> NoReturn:
@@ -155,7 +158,8 @@ async def _work(
         "; only jobs under which a process died" if alone else "",
         extra={"event": "worker_started", "worker_id": str(worker_id)},
     )
-    reporter = asyncio.create_task(_report(loop, channel))
+    limits = None if alone or not settings.recycles else Limits(settings, time.monotonic())
+    reporter = asyncio.create_task(_report(loop, channel, limits))
     await loop.run()
     reporter.cancel()
     _hand_over(loop, channel)
@@ -164,17 +168,54 @@ async def _work(
     return EXIT_STUCK if loop.stuck else 0
 
 
-async def _report(loop: Loop, channel: Channel) -> None:
+async def _report(loop: Loop, channel: Channel, limits: Limits | None) -> None:
     while True:
-        await asyncio.sleep(1.0)
-        _hand_over(loop, channel)
+        await asyncio.sleep(1.0 if limits is None else _LIMITS_EVERY)
+        jobs = _hand_over(loop, channel)
+        if limits is not None and (why := limits.reached(jobs, _memory(), time.monotonic())):
+            channel.send(replace=why)
+            limits = None
 
 
-def _hand_over(loop: Loop, channel: Channel) -> None:
-    """Tells the supervisor what was counted; it sums up over its children, also over those that die later."""
+@dataclass
+class Limits:
+    """When this process has done its share and asks to be replaced."""
+
+    settings: WorkerSettings
+    born: float
+    jobs: int = 0
+
+    def reached(self, jobs: int, memory: int, now: float) -> str | None:
+        """Why, if so. jobs: that have ended since the last look. memory: in MB. now: time.monotonic() seconds."""
+        self.jobs += jobs
+        settings = self.settings
+        if settings.max_jobs_per_process is not None and self.jobs >= settings.max_jobs_per_process:
+            return f"it has run {self.jobs} jobs"
+        if settings.max_memory is not None and memory > settings.max_memory:
+            return f"it holds {memory} MB of memory"
+        if settings.max_age is not None and now - self.born >= settings.max_age:
+            return f"it is {now - self.born:.0f} s old"
+        return None
+
+
+def _memory() -> int:
+    """MB of memory that this process holds now; where the system does not say, the most it ever held."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as numbers:
+            return int(numbers.read().split()[1]) * resource.getpagesize() >> 20
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most >> (20 if sys.platform == "darwin" else 10)
+
+
+def _hand_over(loop: Loop, channel: Channel) -> int:
+    """Tells the supervisor what was counted; it sums up over its children, also over those that die later. How many
+    attempts that were."""
     taken = loop.take_counts()
+    jobs = sum(sum(one.buckets) for one in taken.run.values())
     if taken.run or taken.claims_lost:
         channel.send(counts=taken.to_json())
+    return jobs
 
 
 def _obey(channel: Channel, lease: Lease, loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:
@@ -187,6 +228,8 @@ def _obey(channel: Channel, lease: Lease, loop: Loop, app: PgQueue, running: asy
         with suppress(RuntimeError):  # the loop is closed: we are ending anyway
             if "lease" in message:
                 lease.deadline = message["lease"]
+            elif "retire" in message:
+                running.call_soon_threadsafe(loop.retire)
             elif "stop" in message:
                 running.call_soon_threadsafe(loop.stop)
             elif "rescued" in message:

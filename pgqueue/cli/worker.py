@@ -44,6 +44,9 @@ def _option(name: str, kind: Any, **more: Any) -> Callable[[F], F]:
 @_option("sweep_interval", float)
 @_option("listen_url", str, metavar="URL")
 @_option("metrics_port", int, metavar="PORT")
+@_option("max_jobs_per_process", int, metavar="JOBS")
+@_option("max_memory", int, metavar="MB")
+@_option("max_age", float, metavar="SECONDS")
 @click.option("--drain", is_flag=True, envvar="PGQUEUE_DRAIN", help="Exit when nothing is left to run; see below.")
 @click.option(
     "--log-level",

@@ -99,6 +99,7 @@ class Loop:
         self._few = settings.concurrency  # so many under way, or fewer: time to claim again
         self._hurry = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._retiring = False
         self._looks = 0  # how often we looked since we lay down; 0: awake
         self._renew_at = 0.0  # when our row in `sleepers` is to be renewed, should we still lie down
         self._known_asleep = False  # our row in `sleepers` may still be believed
@@ -114,6 +115,11 @@ class Loop:
     def stop(self) -> None:
         """Claims no more; run() returns when what runs has ended, or the grace period has."""
         self._stopping.set()
+        self._wake.ring()
+
+    def retire(self) -> None:
+        """Claims no more; run() returns when what runs has ended, however long that takes."""
+        self._retiring = True
         self._wake.ring()
 
     def take_counts(self) -> Counts:
@@ -155,6 +161,8 @@ class Loop:
     async def _work(self) -> None:
         tries = 0
         while not self._stopping.is_set():
+            if self._retiring and not self._runs and not self._ready:
+                return
             wanted = self._wanted()
             if wanted <= 0:
                 await self._wait_for_slots()
@@ -190,11 +198,11 @@ class Loop:
     def _wanted(self) -> int:
         """Jobs to claim now: for the free slots, and ahead of them what runs in a moment at the rate of late.
 
-        None while settles wait for a lock, or a worker would run on and settle nothing of it; and none beside a job
-        under which a process died.
+        None while settles wait for a lock, or a worker would run on and settle nothing of it; none beside a job under
+        which a process died; and none for who retires.
         """
         first = next(iter(self._runs), None)
-        if first is not None and first.attempt.claim.crashes:
+        if self._retiring or (first is not None and first.attempt.claim.crashes):
             return 0
         slots, ahead = self._settings.concurrency, self._ahead.jobs()
         under_way = len(self._runs) + len(self._ready)

@@ -47,6 +47,8 @@ class Worker:
             raise ConfigurationError(
                 "metrics_port is served by the supervisor of `pgqueue worker`, not in an application"
             )
+        if settings.recycles:
+            raise ConfigurationError(f"{settings.recycles[0]} needs a process to replace; use `pgqueue worker`")
         self.settings = settings
         self._make_heart = heart
         self._make_loop = loop

@@ -11,10 +11,13 @@ started as soon as there are any and ends when none is left; there is one such c
 A child hears of each renewal, as a moment of the clock that all processes of a machine share. When the news stop, we
 are frozen or stuck, and it ends its jobs by itself before others may take them.
 
+A child that has run its jobs, holds too much memory or is too old asks to be replaced. It goes on until its replacement
+works, so that the rate holds; then it retires: claims no more, and ends when its jobs have, however long that takes.
+
     child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}} · {"ended": code}
-                          {"suspects": true} (its sweep saw some)
+                          {"suspects": true} (its sweep saw some) · {"replace": why}
     supervisor -> child   {"start": {...}} · {"work": {worker_id, lease}} · {"lease": deadline} · {"stop": {}}
-                          {"rescued": [...]}
+                          {"retire": {}} · {"rescued": [...]}
 """
 
 from __future__ import annotations
@@ -71,6 +74,8 @@ class Child:
     born: float
     alone: bool = False  # runs suspects, and nothing else
     lease: float = 0.0  # the deadline it has heard of
+    replaced: bool = False  # another was started in its place
+    retires: bool = False  # and works: this one has been told
     said_hello: bool = False
     working: bool = False
     stopped: bool = False  # by SIGSTOP, say the operating system
@@ -140,6 +145,7 @@ class Supervisor:
                 self._mourn()
                 self._spawn_missing()
                 self._quarantine()
+                self._retire()
                 for key, _ in self._selector.select(min(_TICK, self._settings.lease / 10)):
                     if key.fileobj is wakee:
                         wakee.recv(4096)
@@ -229,6 +235,14 @@ class Supervisor:
             self._suspects = False
             self._spawn(alone=True)
 
+    def _retire(self) -> None:
+        """As many of those that asked to be replaced as there are others in their place."""
+        at_work = [child for child in self._children if child.working and not child.alone and not child.retires]
+        surplus = len(at_work) - self._settings.processes
+        for child in [one for one in at_work if one.replaced][: max(0, surplus)]:
+            child.retires = True
+            child.send(retire={})
+
     def _spawn(self, *, alone: bool = False) -> None:
         ours, theirs = socket.socketpair()
         try:
@@ -285,6 +299,15 @@ class Supervisor:
             case {"suspects": True}:
                 # Not while a child is at it: it would find these too, and the next sweep what it leaves.
                 self._suspects = self._suspects or not any(one.alone for one in self._children)
+            case {"replace": why} if self._stop_by is None and not child.replaced:
+                log.info(
+                    "worker process %d: %s; starting another in its place",
+                    child.process.pid,
+                    why,
+                    extra={"event": "child_replaced"},
+                )
+                child.replaced = True
+                self._missing += 1
             case {"ended": code}:
                 child.ended = code
 
@@ -360,7 +383,7 @@ class Supervisor:
         self._forget_channel(child)
         if code != 0:
             _kill_group(child.process.pid)  # what its jobs had started must not go on beside their next attempt
-        ends_by_itself = self._settings.drain or child.alone
+        ends_by_itself = self._settings.drain or child.alone or child.retires
         expected = self._stop_by is not None or (ends_by_itself and child.ended in (0, EXIT_STUCK))
         if not child.said_hello and code in (EXIT_USAGE, EXIT_DATABASE) and self._heart is None:
             self._exit_code = self._exit_code or code  # it has said on stderr what is wrong
@@ -373,6 +396,8 @@ class Supervisor:
             self._bury(child, _death(code, child.killed), crashed=crashed)
         if not expected and child.alone:
             self._tell_death(child, code, "it ran a job alone")
+        elif not expected and child.replaced:
+            self._tell_death(child, code, "it had been replaced already")
         elif not expected:
             self._replace(child, code)
 
@@ -436,11 +461,11 @@ class Supervisor:
     def _ready(self) -> bool:
         """Every child works and holds its lease; nobody has told us to stop. Asked in the probe's threads."""
         heart, now = self._heart, time.monotonic()
-        children = [child for child in self._children if not child.alone]
+        children = [child for child in self._children if not child.alone and not child.replaced]
         return (
             heart is not None
             and self._stop_by is None
-            and len(children) == self._settings.processes
+            and len(children) >= self._settings.processes
             and all(child.working and not child.stopped and now < heart.deadline(child.worker_id) for child in children)
         )
 

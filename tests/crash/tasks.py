@@ -157,6 +157,16 @@ def die(ctx: Context, ways: list[str]) -> None:
             raise AssertionError(f"{len(hoard)} MB were to be had")
 
 
+_hoard = []
+
+
+@app.task
+def hoard(ctx: Context, megabytes: int) -> None:
+    """Leaves its process larger than it was."""
+    _hoard.append(b"x" * megabytes * 2**20)
+    write("finished", ctx.job)
+
+
 @app.task
 def slow(ctx: Context, seconds: float) -> None:
     """Runs for a while, and asks nobody."""
