@@ -163,9 +163,14 @@ async def _work(
     await loop.run()
     reporter.cancel()
     _hand_over(loop, channel)
+    if loop.stuck and not lease.lost:
+        # Not by way of asyncio.run, which waits for every task, also for those that swallow their cancellation.
+        with suppress(OSError):
+            channel.send(ended=EXIT_STUCK)
+        _exit(EXIT_STUCK)
     if settings.drain and not loop.stopped and not alone:
         log.info("drained; %d jobs are scheduled for later", loop.left_for_later, extra={"event": "drained"})
-    return EXIT_STUCK if loop.stuck else 0
+    return 0
 
 
 async def _report(loop: Loop, channel: Channel, limits: Limits | None) -> None:

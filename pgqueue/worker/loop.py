@@ -39,6 +39,7 @@ _LOOKS = (0.0, 0.005, 0.05)
 _UNSETTLED = 10  # times the concurrency: ended jobs that may wait for their settle before claiming pauses
 _AGAIN = 0.005  # seconds before another look for a job that came due while we looked
 _GHOSTS_EVERY = 5.0  # seconds between comparisons of what we hold with what the table says we hold
+_NAMED = 20  # jobs named in one line of the log
 _LAST_WORDS = 1.0  # seconds for cancelled jobs to clean up, and for event handlers to end
 
 Chores = Callable[[Link, Events], Coroutine[Any, Any, None]]
@@ -327,6 +328,7 @@ class Loop:
 
     async def _finish(self) -> None:
         """Lets jobs finish within the grace period, then interrupts them; what can be released is."""
+        end = time.monotonic() + self._settings.grace + _LAST_WORDS  # soon after it our supervisor kills us
         self._give_back_ready()
         if not self._hurry.is_set():
             try:
@@ -346,10 +348,18 @@ class Loop:
         for attempt in self.stuck:
             log.error("did not end within the grace period", extra={"event": "job_stuck", **attempt.log_fields})
         try:
-            async with asyncio.timeout(_LAST_WORDS if self._hurry.is_set() else self._settings.grace + _LAST_WORDS):
+            left = 0.0 if self._hurry.is_set() else end - time.monotonic()
+            async with asyncio.timeout(max(_LAST_WORDS, left)):
                 await self._settler.flushed()
         except TimeoutError:
-            log.error("the database is away: %d jobs end unsettled and will be rescued", len(self._settler.held))
+            held = self._settler.held
+            log.error(
+                "the database is away: %d jobs end unsettled and will be rescued: %s%s",
+                len(held),
+                ", ".join(str(job_id) for job_id in held[:_NAMED]),
+                ", …" if len(held) > _NAMED else "",
+                extra={"event": "unsettled"},
+            )
         await self._events.finish(_LAST_WORDS)
 
     async def _until_ended_or_hurried(self) -> None:

@@ -27,6 +27,8 @@ from pgqueue.worker.threads import Threads
 
 log = logging.getLogger("pgqueue")
 
+_HEED = 1.0  # seconds that a cancelled attempt gets to end before it is said to swallow its cancellation
+
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
@@ -121,10 +123,18 @@ class Run:
         assert self._body is not None
         if self.attempt.task.is_async:
             self._body.cancel()
+            self._timer = asyncio.get_running_loop().call_later(_HEED, self._unheeded)
             return
         # A thread cannot be killed, and running the job again beside it would be running it twice.
         log.warning(
             "overran its timeout of %g s and keeps its thread until it returns",
+            self.attempt.timeout,
+            extra={"event": "job_stuck", **self.attempt.log_fields},
+        )
+
+    def _unheeded(self) -> None:
+        log.warning(
+            "overran its timeout of %g s, swallowed its cancellation and keeps its slot until it returns",
             self.attempt.timeout,
             extra={"event": "job_stuck", **self.attempt.log_fields},
         )

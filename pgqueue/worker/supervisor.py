@@ -58,7 +58,7 @@ EXIT_BROKEN = 70  # a child's own failure, not its jobs': they are not charged a
 
 _TICK = 0.2  # seconds between looks at leases and clocks; signals, messages and deaths are seen at once
 _KILL_AFTER = 5.0  # seconds a child gets beyond its grace period
-_LAST_ERRANDS = 5.0  # seconds for the database to hear that we are gone
+_LAST_ERRANDS = 4.0  # seconds for the database to hear that we are gone
 _MARGIN = 0.2  # of a lease: so much before its end a child is killed that could not be renewed
 _AFTER_A_JOB = 0.5  # seconds until a child that died of a job is replaced, however many did before
 _YOUNG = 30.0  # seconds; a child that dies younger is replaced more and more slowly
@@ -459,15 +459,21 @@ class Supervisor:
                     child.send(lease=lease)
 
     def _ready(self) -> bool:
-        """Every child works and holds its lease; nobody has told us to stop. Asked in the probe's threads."""
+        """As many children as there should be work and hold their lease; nobody has told us to stop. Asked in the
+        probe's threads."""
         heart, now = self._heart, time.monotonic()
-        children = [child for child in self._children if not child.alone and not child.replaced]
-        return (
-            heart is not None
-            and self._stop_by is None
-            and len(children) >= self._settings.processes
-            and all(child.working and not child.stopped and now < heart.deadline(child.worker_id) for child in children)
-        )
+        if heart is None or self._stop_by is not None:
+            return False
+        able = [
+            child
+            for child in list(self._children)
+            if child.working
+            and not child.alone
+            and not child.retires
+            and not child.stopped
+            and now < heart.deadline(child.worker_id)
+        ]
+        return len(able) >= self._settings.processes
 
     def _pass_on_rescued(self) -> None:
         """A supervisor has no application: a child calls the handlers of what was rescued."""

@@ -83,6 +83,18 @@ async def hold_slot(ctx: Context, gate: str) -> None:
 
 
 @app.task
+async def swallow(ctx: Context, gate: str) -> None:
+    """Waits on the event loop, and does not let itself be cancelled."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        try:
+            await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            write("swallowed", ctx.job)
+    write("finished", ctx.job)
+
+
+@app.task
 async def block_loop(ctx: Context, gate: str) -> None:
     """What an async job must not do: nothing else runs on the loop meanwhile."""
     write("started", ctx.job)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,5 +118,27 @@ def test_a_worker_can_be_stopped_while_the_database_is_away(start, ledger, serve
     try:
         worker.signal(signal.SIGTERM)
         assert worker.wait() == 1  # its row is still there, to be removed by whoever finds its lease ended
+    finally:
+        server.start()
+
+
+def test_what_could_not_be_written_before_the_end_is_named_and_the_end_comes_in_time(start, ledger, server):
+    with psycopg.connect(server.url()) as connection:
+        ends, stuck = (tasks.hold_thread.enqueue(connection, gate).id for gate in ("gate", "never"))
+    worker = start(url=server.url(), grace=1)
+    for job in (ends, stuck):
+        ledger.wait_for("started", job)
+
+    server.stop()
+    try:
+        ledger.open("gate")
+        ledger.wait_for("finished", ends)
+        began = time.monotonic()
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 1
+        assert time.monotonic() - began < 1 + 10
+        (line,) = worker.log("unsettled")
+        assert str(ends) in line["message"]
+        assert [line["job_id"] for line in worker.log("job_stuck")] == [stuck]
     finally:
         server.start()

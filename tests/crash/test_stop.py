@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import Any
 
 import psycopg
@@ -65,6 +66,57 @@ def test_a_thread_that_does_not_end_keeps_no_worker_and_its_job_goes_back(start,
     assert [line["job_id"] for line in worker.log("job_stuck")] == [stuck]
     assert _nothing_is_left_of_the_worker(connection)
     assert not is_alive(child)
+
+
+def test_jobs_that_swallow_their_cancellation_keep_no_worker_and_are_named(start, ledger, connection):
+    stuck = [task.enqueue(connection, "never").id for task in (tasks.swallow, tasks.swallow)]
+    heeding = tasks.hold_slot.enqueue(connection, "never").id
+    worker = start(grace=0.2)
+    (child,) = {ledger.wait_for("started", job).pid for job in (*stuck, heeding)}
+
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 1
+    assert time.monotonic() - began < 0.2 + 10
+    assert all(ledger.entries("swallowed", job) for job in stuck)
+    assert sorted(line["job_id"] for line in worker.log("job_stuck")) == stuck
+    assert all(_can_start_now(connection, job) for job in (*stuck, heeding))
+    assert _nothing_is_left_of_the_worker(connection)
+    assert not is_alive(child)
+    assert "killed" not in worker.text()  # it went by itself
+
+
+def test_an_attempt_that_swallows_its_timeout_is_named_and_fails_when_it_ends(start, ledger, connection):
+    job = tasks.swallow.options(timeout=0.2, max_attempts=1).enqueue(connection, "gate").id
+    worker = start()
+    (line,) = eventually(lambda: worker.log("job_stuck"))
+    assert line["job_id"] == job
+    assert "swallowed its cancellation" in line["message"]
+    assert row(connection, job).state == "running"
+    ledger.open("gate")
+    assert ended(connection, job).reason == "timeout"
+
+
+def test_a_process_that_hears_nothing_any_more_is_killed_and_its_jobs_go_back(start, ledger, connection):
+    """Stopped, or with an event loop that a job blocks: the grace period is the same for all."""
+    jobs = [task.enqueue(connection, "never").id for task in (tasks.hold_thread, tasks.block_loop)]
+    worker = start(grace=0.2, processes=2, concurrency=1)
+    frozen, blocked = (ledger.wait_for("started", job).pid for job in jobs)
+    os.kill(frozen, signal.SIGSTOP)
+    eventually(lambda: worker.log("child_stopped"))
+
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 1
+    assert time.monotonic() - began < 0.2 + 10
+    assert all(_can_start_now(connection, job) for job in jobs)
+    assert {line["job_id"] for line in worker.log("job_rescued")} == set(jobs)
+    for pid in (frozen, blocked):
+        assert f"worker process {pid} did not stop in time: killed" in worker.text()
+        assert not is_alive(pid)
+    assert _nothing_is_left_of_the_worker(connection)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

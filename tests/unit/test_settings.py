@@ -262,6 +262,9 @@ BOUNDS = {
     "poll_interval": (0.01, 3_600.0),
     "sweep_interval": (0.01, 3_600.0),
     "metrics_port": (0, 65_535),
+    "max_jobs_per_process": (1, 1_000_000_000),
+    "max_memory": (1, 1_000_000_000),
+    "max_age": (1.0, 1_000_000_000.0),
 }
 
 
@@ -277,7 +280,8 @@ def test_a_number_is_taken_at_its_bounds_and_refused_beyond(name: str, least: fl
 
 
 def test_the_bounds_above_are_those_of_every_number_there_is() -> None:
-    numbers = {item.name for item in dataclasses.fields(WorkerSettings) if item.type in ("int", "float", "int | None")}
+    kinds = ("int", "float", "int | None", "float | None")
+    numbers = {item.name for item in dataclasses.fields(WorkerSettings) if item.type in kinds}
     assert numbers == set(BOUNDS)
 
 

@@ -185,7 +185,9 @@ def test_an_unusable_database_is_an_error_at_the_start(pgqueue_blank_database):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pgqueue-")]
 
 
-@pytest.mark.parametrize("wrong", [{"processes": 2}, {"concurrency": 0}, {"lease": float("nan")}, {"speed": 9}])
+@pytest.mark.parametrize(
+    "wrong", [{"processes": 2}, {"concurrency": 0}, {"lease": float("nan")}, {"speed": 9}, {"max_memory": 100}]
+)
 def test_a_setting_that_cannot_work_is_refused_and_named(app, wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         app.worker(**wrong)
