@@ -33,10 +33,11 @@ def test_jobs_that_kill_their_process_are_dead_after_three_crashes_and_their_nei
         end = row(connection, job)
         assert (end.state, end.reason, end.attempt, end.crashes, end.fence) == ("dead", "crashed", 1, 3, 3)
         assert [error["attempt"] for error in end.errors] == [1, 1, 1]
-        first, second, third = ledger.entries("started", job)
-        assert len({first.pid, second.pid, third.pid}) == 3
+        # It may have been claimed, and not started, when the first process died: the other two deaths are its own.
+        runs = ledger.entries("started", job)[-2:]
+        assert len({run.pid for run in runs}) == 2
         # Alone: since it was a suspect, nothing else has run in its process when it did.
-        for run in (second, third):
+        for run in runs:
             others = [one for one in ledger.entries("started") if one.pid == run.pid and one.job != job]
             assert all(ledger.entries("finished", one.job)[-1].at < run.at for one in others)
     suspected = 0

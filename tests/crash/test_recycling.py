@@ -70,7 +70,6 @@ def test_jobs_that_pass_through_processes_of_ten_jobs_each_lose_no_attempt(start
     assert [row(connection, job)[:4] for job in jobs] == [("completed", 1, 1, 0)] * 100
     assert worker.log("child_replaced")
     assert not worker.log("child_died")
-    assert not worker.log("job_released")
 
 
 def _took_from(ledger, connection) -> int:
