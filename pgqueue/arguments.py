@@ -128,6 +128,14 @@ class Signature:
             raise InvalidTask(f"task {self._name}: {error}") from None
 
     @cached_property
+    def _by_place(self) -> tuple[str, ...] | None:
+        """The parameters, where all may be given by position: such a call needs no inspect, which takes 1.5 µs."""
+        parameters = self._callable_signature.parameters.values()
+        if any(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters):
+            return None
+        return tuple(parameter.name for parameter in parameters)
+
+    @cached_property
     def _has_defaults(self) -> bool:
         parameters = self._callable_signature.parameters.values()
         return any(parameter.default is not inspect.Parameter.empty for parameter in parameters)
@@ -139,11 +147,14 @@ class Signature:
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """The call as JSON. Raises InvalidArguments (does not fit the signature), ArgsNotJSON or InvalidTask."""
         self.check()
-        try:
-            bound = self._callable_signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidArguments(f"task {self._name}: {error}") from None
-        given = bound.arguments
+        names = self._by_place
+        if names is not None and not kwargs and len(args) == len(names):
+            given = dict(zip(names, args, strict=True))
+        else:
+            try:
+                given = self._callable_signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise InvalidArguments(f"task {self._name}: {error}") from None
         try:
             encoded = _encode(given)
         except Exception as error:

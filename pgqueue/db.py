@@ -55,6 +55,12 @@ def enqueue_many(sql: Statements, columns: dict[str, list[Any]]) -> Steps[list[t
                 ids[place] = None if found is None else (found[0], True)
 
 
+def enqueue_alike(sql: Statements, columns: dict[str, Any]) -> Steps[list[int]]:
+    """The ids of jobs that differ in their arguments alone, in input order; args: JSON texts, a line each."""
+    rows = yield Call(sql["enqueue_alike"], columns, notifies=columns["wake"])
+    return [row[0] for row in rows]
+
+
 def holder(sql: Statements, unique_key: str) -> Steps[tuple[Any, ...] | None]:
     """The live job that holds a unique key."""
     rows = yield Call(sql["holder"], {"unique_key": unique_key})

@@ -7,11 +7,10 @@ here; what cannot be stored is refused before any SQL, so that the caller's tran
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from typing import Any, overload
 
 from pgqueue import db
@@ -20,7 +19,7 @@ from pgqueue.drivers import NO_TRANSACTION, AsyncConnection, Call, Steps, SyncCo
 from pgqueue.errors import InvalidOption, seconds
 from pgqueue.job import Job, State
 from pgqueue.retry import RetryPolicy
-from pgqueue.settings import BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
+from pgqueue.settings import BULK_CHARS, BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 from pgqueue.sql import Statements
 
 NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
@@ -164,18 +163,18 @@ def enqueue_steps(sql: Statements, new: NewJob) -> Steps[Job]:
 
 def enqueue_many_steps(sql: Statements, new: Iterable[NewJob], chunk: int = BULK_CHUNK) -> Steps[list[int]]:
     """The steps of `enqueue_many`: one statement a chunk, inside a savepoint when there are several."""
-    source = iter(new)
+    batches = _batches(new, chunk)
     ids: list[int] = []
-    batch = list(islice(source, chunk))
-    if len(batch) < chunk:
+    batch, more = next(batches)
+    if not more:
         yield from _insert(sql, batch, ids)
         return ids
     # Several statements: a bad job in a later chunk, or an autocommitting connection, must not leave the earlier ones.
     bracket = yield from _open_bracket()
     try:
-        while batch:
+        yield from _insert(sql, batch, ids)
+        for batch, _ in batches:
             yield from _insert(sql, batch, ids)
-            batch = list(islice(source, chunk))
     except GeneratorExit:  # nobody runs statements for us any more
         raise
     except BaseException:  # an interruption, too: nobody knows of the transaction that we may have begun
@@ -187,8 +186,30 @@ def enqueue_many_steps(sql: Statements, new: Iterable[NewJob], chunk: int = BULK
     return ids
 
 
+def _batches(new: Iterable[NewJob], chunk: int) -> Iterator[tuple[list[NewJob], bool]]:
+    """The input in chunks, and whether one was full, so that more may follow; at least one, be it empty."""
+    batch, size = list[NewJob](), 0
+    for job in new:
+        batch.append(job)
+        size += len(job.args)
+        if len(batch) == chunk or size > BULK_CHARS:
+            yield batch, True
+            batch, size = [], 0
+    yield batch, False
+
+
 def _insert(sql: Statements, batch: list[NewJob], ids: list[int]) -> Steps[None]:
-    if batch:
+    if not batch:
+        return
+    first = batch[0]
+    lines = "\n".join([new.args for new in batch])
+    if (
+        first.options.unique_key is None
+        and all(new.options is first.options and new.task == first.task for new in batch)
+        and lines.count("\n") == len(batch) - 1
+    ):
+        ids.extend((yield from db.enqueue_alike(sql, first.columns() | {"args": lines})))
+    else:
         rows = [new.columns() for new in batch]
         columns = {column: [row[column] for row in rows] for column in rows[0]}
         columns["tags"] = [None if tags is None else _array(tags) for tags in columns["tags"]]

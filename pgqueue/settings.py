@@ -27,6 +27,9 @@ MAX_RESULT_BYTES = 256 * 1024  # a larger result is dropped, and the job still c
 MAX_DEPTH = 100  # nesting of arguments; Python's own parser stops near 1,000
 MAX_ERROR_CHARS = 10_000  # of an error's message
 MAX_TRACEBACK_CHARS = 100_000  # the end of it is kept: that is where the cause stands
+BULK_CHARS = (
+    8_000_000  # of arguments in one statement of enqueue_many, or a chunk of large ones would not fit in memory
+)
 BULK_CHUNK = 5_000  # jobs in one statement of enqueue_many: past that the gain per job is lost in the noise
 
 # -- crashes ------------------------------------------------------------------------------------------------------

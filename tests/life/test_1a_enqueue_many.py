@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 
-from pgqueue import ArgsNotJSON, PgQueue, Task
+from pgqueue import ArgsNotJSON, PgQueue, RetryPolicy, Task, db
 from pgqueue.drivers import perform_either
-from pgqueue.enqueue import enqueue_many_steps
-from pgqueue.settings import BULK_CHUNK
+from pgqueue.enqueue import NewJob, enqueue_many_steps
+from pgqueue.settings import BULK_CHARS, BULK_CHUNK
 from tests.life.callers import AUTOCOMMIT, KINDS, caller, done
 
 Look = psycopg.Connection[Any]
@@ -183,3 +183,53 @@ def test_a_key_that_occurs_in_two_chunks_gives_the_same_id(
     ids = perform_either(connection, enqueue_many_steps(app.statements, jobs, chunk=3))
     assert ids[3:] == ids[:2]
     assert numbers(connection, ids) == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"delay": 3600, "priority": -7, "queue": "late", "max_attempts": 9},
+        {"expires_in": 60, "timeout": 5, "tags": ["a", 'quo"ted'], "meta": {"from": "line\nbreak"}},
+        {"retry": RetryPolicy(delay=5), "wake": False},
+    ],
+    ids=["none", "delayed", "tagged", "retried"],
+)
+def test_many_jobs_alike_are_the_rows_that_one_enqueue_each_would_have_made(
+    options: Any, number: Task[..., Any], app: PgQueue, connection: Look
+) -> None:
+    calls = [(2, "line\nbreak"), (1, "\u2028 \u0085 \r\n"), (3, "plain")]
+    task = number.options(**options)
+    alike = task.enqueue_many(connection, calls)
+    mixed = app.enqueue_many(connection, [task.job(*call) for call in calls] + [number.job(0)])[:-1]
+    single = [task.enqueue(connection, *call).id for call in calls]
+    look = (
+        "select queue, task, priority, round(extract(epoch from run_at - created_at)), max_attempts,"
+        " expires_at - run_at, timeout, args, retry, unique_key, tags, meta, state, attempt, fence"
+        " from pgqueue.jobs where id = any(%s) order by id"
+    )
+    rows = [connection.execute(look, [ids]).fetchall() for ids in (alike, mixed, single)]
+    assert rows[0] == rows[1] == rows[2]
+    assert [row[7]["note"] for row in rows[0]] == [note for _, note in calls]
+
+
+def test_large_arguments_go_in_smaller_chunks_so_that_no_statement_outgrows_memory(
+    number: Task[..., Any], connection: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    insert = db.enqueue_alike
+    monkeypatch.setattr(db, "enqueue_alike", lambda sql, row: (sizes.append(len(row["args"])), insert(sql, row))[1])
+    ids = number.enqueue_many(connection, ((n, "x" * 200_000) for n in range(100)))
+    assert numbers(connection, ids) == list(range(100))
+    assert len(sizes) == 3
+    assert max(sizes) < BULK_CHARS + 300_000
+
+
+def test_arguments_that_somebody_wrote_by_hand_over_several_lines_stay_one_job_each(
+    app: PgQueue, number: Task[..., Any], connection: Look
+) -> None:
+    options = number.job(0).options
+    ids = app.enqueue_many(
+        connection, [NewJob("number", '{\n"n": 1\n}', options), NewJob("number", '{"n": 2}', options)]
+    )
+    assert numbers(connection, ids) == [1, 2]
