@@ -21,6 +21,7 @@ FIELDS = (
     "max_attempts",
     "fence",
     "worker_id",
+    "connection",
     "seconds",
     "delay",
     "reason",

@@ -35,6 +35,15 @@ BULK_CHUNK = 5_000  # jobs in one statement of enqueue_many: past that the gain 
 # -- crashes ------------------------------------------------------------------------------------------------------
 MAX_CRASHES = 3  # deaths of a process, each seen by its supervisor, after which the job is dead-lettered as crashed
 
+# -- a database that does not answer --------------------------------------------------------------------------------
+# How long a worker waits for one answer before it drops the connection and opens another, as a part of its lease: two
+# connections in a row may be dead, and the lease is still renewed in time.
+HEART_PATIENCE = 1 / 6
+LINK_PATIENCE = 1 / 3  # claim and settle
+PATIENCE = 5.0  # seconds, where there is no lease to go by
+CHORE_PATIENCE = 30.0  # seconds; many dead workers or a large table take long, and other workers do the same chores
+MOST_PATIENCE = 60.0  # seconds; where a bound ends up that the server itself, being slow, calls too short
+
 # -- finished jobs ------------------------------------------------------------------------------------------------
 RETENTION = 86_400.0  # seconds a finished job stays at least; whole days (UTC) are emptied at once
 PARTITIONS_AHEAD = 7  # days: so long may every worker be down before a settle finds no partition
@@ -115,6 +124,11 @@ class WorkerSettings:
         """Those of the settings that replace processes which are set."""
         names = ("max_jobs_per_process", "max_memory", "max_age")
         return tuple(name for name in names if getattr(self, name) is not None)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a claim or a settle waits for the database's answer."""
+        return self.lease * LINK_PATIENCE
 
     def as_dict(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self)}

@@ -20,7 +20,8 @@ import psycopg
 
 from pgqueue import db
 from pgqueue.drivers import Steps, perform_raw
-from pgqueue.link import CONNECT_TIMEOUT, INFRASTRUCTURE, SESSION, backoff
+from pgqueue.link import INFRASTRUCTURE, Bounded, Trouble, backoff, connect, perform_pooled, server_side, session
+from pgqueue.settings import HEART_PATIENCE
 from pgqueue.sql import Statements
 
 log = logging.getLogger("pgqueue")
@@ -39,7 +40,9 @@ class Heart(threading.Thread):
         self.sql = sql
         self._lease = lease
         self._uniform = uniform
-        self._raw: psycopg.Connection[Any] | None = None
+        self._raw: Bounded | None = None
+        self._pooled = False
+        self._trouble = Trouble("heartbeat", conninfo)
         self._errands: deque[Errand] = deque()
         self._deadlines: dict[UUID, float] = {}
         self._resting: set[UUID] = set()
@@ -115,31 +118,25 @@ class Heart(threading.Thread):
         self.join(timeout)
         return not self.is_alive()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the database does not answer; None while it does."""
+        return self._trouble.why
+
     # -- the thread ----------------------------------------------------------------------------------------------------
 
-    def connect(self) -> psycopg.Connection[Any]:
+    def connect(self) -> Bounded:
         """The live connection, opened when there is none. Raises an INFRASTRUCTURE error."""
         if self._raw is None or self._raw.closed:
-            raw = psycopg.connect(
-                self._conninfo,
-                autocommit=True,
-                application_name="pgqueue heartbeat",
-                connect_timeout=CONNECT_TIMEOUT,
-                prepare_threshold=None,
-            )
-            try:
-                pid = raw.execute("select pg_backend_pid()").fetchone()
-                if pid is not None and pid[0] == raw.info.backend_pid:  # not behind a pooler
-                    raw.execute(SESSION)
-            except BaseException:
-                raw.close()
-                raise
-            self._raw = raw
+            self._raw, self._pooled = connect(self._conninfo, "heartbeat", self._lease * HEART_PATIENCE)
         return self._raw
 
     def perform(self, steps: Steps[Any]) -> Any:
         """Runs the steps now, each statement committed by itself: frozen between two, we hold no lock."""
-        return perform_raw(self.connect(), steps)
+        raw = self.connect()
+        answer = perform_pooled(raw, steps) if self._pooled else perform_raw(raw, steps)
+        self._trouble.ends()
+        return answer
 
     def run(self) -> None:
         tries = 0
@@ -157,8 +154,7 @@ class Heart(threading.Thread):
                 tries = 0
             except INFRASTRUCTURE as error:
                 tries += 1
-                if tries == 1:
-                    log.warning("heartbeat: the database is away, will try again (%s)", type(error).__name__)
+                self._trouble.begins(error)
                 self.close()
                 self._next_beat = 0.0  # as soon as it is back: a lease goes on running meanwhile
                 time.sleep(min(backoff(tries, self._uniform), self._lease / 6))
@@ -172,7 +168,10 @@ class Heart(threading.Thread):
     def _run_errand(self) -> None:
         steps, then = self._errands[0]
         try:
-            with self.connect().transaction():  # half a burial would forget why its jobs came back
+            raw = self.connect()
+            with raw.transaction():  # half a burial would forget why its jobs came back
+                if self._pooled:
+                    raw.execute(session(server_side(raw.patience), local=True))
                 result = self.perform(steps())
         except INFRASTRUCTURE:
             raise  # it stays the next one

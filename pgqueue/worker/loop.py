@@ -22,7 +22,7 @@ from pgqueue import db
 from pgqueue.counts import Counts
 from pgqueue.events import Event, Events
 from pgqueue.link import INFRASTRUCTURE, Link
-from pgqueue.settings import WorkerSettings
+from pgqueue.settings import CHORE_PATIENCE, WorkerSettings
 from pgqueue.sql import Statements
 from pgqueue.task import Task
 from pgqueue.worker.ahead import PATIENCE, Ahead
@@ -79,11 +79,11 @@ class Loop:
         self._chores = chores
         self._suspects = suspects
         self._uniform = uniform
-        self._claim_link = Link(conninfo, "claim", uniform)
-        self._settle_link = Link(conninfo, "settle", uniform)
-        self._chore_link = Link(conninfo, "chores", uniform)
+        self._claim_link = Link(conninfo, "claim", uniform, settings.patience)
+        self._settle_link = Link(conninfo, "settle", uniform, settings.patience)
+        self._chore_link = Link(conninfo, "chores", uniform, CHORE_PATIENCE)
         self._claimer = Claimer(sql, self._claim_link, worker_id, tasks, settings.queues)
-        self._wake = Wake(listen_conninfo or conninfo, worker_id, uniform)
+        self._wake = Wake(listen_conninfo or conninfo, worker_id, uniform, settings.patience)
         self._settler = Settler(
             sql,
             self._settle_link,

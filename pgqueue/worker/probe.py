@@ -1,7 +1,8 @@
 """What a worker answers over HTTP on 127.0.0.1: /metrics for Prometheus, /health/live and /health/ready for probes.
 
 Served by the supervisor, which no job can hold up. live: the supervisor runs. ready: every child works and holds its
-lease; 503 otherwise, and while the worker stops. Needs the extra `metrics` (prometheus-client), imported here alone.
+lease, and the database answers; 503 otherwise, and while the worker stops, with the reason in one line. Needs the extra
+`metrics` (prometheus-client), imported here alone.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from pgqueue import db
 from pgqueue.counts import BUCKETS, Counts, Histogram
 from pgqueue.drivers import Rows, perform_raw
 from pgqueue.errors import ConfigurationError
+from pgqueue.link import connect
 from pgqueue.sql import Statements
 
 QUERY_TIMEOUT = 2_000  # ms; a scrape must not add to the load of a database in trouble
 
 
 class Probe:
-    """The HTTP server, in threads of its own. `ready` and `depth` are asked at each request."""
+    """The HTTP server, in threads of its own. `unready` (why not, or None) and `depth` are asked at each request."""
 
-    def __init__(self, port: int, counts: Counts, ready: Callable[[], bool], depth: Callable[[], Rows]) -> None:
+    def __init__(self, port: int, counts: Counts, unready: Callable[[], str | None], depth: Callable[[], Rows]) -> None:
         """Raises ConfigurationError when the port cannot be had or the extra is not installed."""
         try:
             from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -45,9 +47,10 @@ class Probe:
             if path == "/health/live":
                 return _text(start_response, "200 OK", "live")
             if path == "/health/ready":
-                return _text(
-                    start_response, *(("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready"))
-                )
+                why = unready()
+                if why is None:
+                    return _text(start_response, "200 OK", "ready")
+                return _text(start_response, "503 Service Unavailable", f"not ready: {why}")
             return _text(start_response, "404 Not Found", "there are /metrics, /health/live and /health/ready")
 
         try:
@@ -67,9 +70,8 @@ class Probe:
 def ask_depth(conninfo: str, sql: Statements) -> Rows:
     """The depth of every queue, over a connection for this one question. Empty while the database is away."""
     try:
-        with psycopg.connect(
-            conninfo, autocommit=True, application_name="pgqueue metrics", connect_timeout=2, prepare_threshold=None
-        ) as raw:
+        raw, _ = connect(conninfo, "metrics", QUERY_TIMEOUT / 1_000 / 0.8)
+        with raw:
             raw.execute("begin read only")
             raw.execute("select set_config('statement_timeout', %s, true)", [str(QUERY_TIMEOUT)])
             return perform_raw(raw, db.queue_depth(sql))

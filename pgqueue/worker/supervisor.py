@@ -321,7 +321,7 @@ class Supervisor:
             self._heart = heart
             if self._settings.metrics_port is not None:
                 depth = partial(ask_depth, hello["conninfo"], heart.sql)
-                self._probe = Probe(self._settings.metrics_port, self._counts, self._ready, depth)
+                self._probe = Probe(self._settings.metrics_port, self._counts, self._unready, depth)
                 log.info("metrics and health on http://127.0.0.1:%d", self._probe.port, extra={"event": "probe"})
         heart = self._heart
         if self._stop_by is not None:
@@ -458,22 +458,27 @@ class Supervisor:
                 if lease != float("inf"):  # it is to be killed: its row was gone
                     child.send(lease=lease)
 
-    def _ready(self) -> bool:
-        """As many children as there should be work and hold their lease; nobody has told us to stop. Asked in the
-        probe's threads."""
+    def _unready(self) -> str | None:
+        """What is wrong; None when every child works and holds its lease. Asked in the probe's threads."""
         heart, now = self._heart, time.monotonic()
-        if heart is None or self._stop_by is not None:
-            return False
-        able = [
-            child
-            for child in list(self._children)
-            if child.working
-            and not child.alone
-            and not child.retires
-            and not child.stopped
-            and now < heart.deadline(child.worker_id)
-        ]
-        return len(able) >= self._settings.processes
+        # One that is to go works on until its replacement does: with both, one too many is no trouble.
+        children = [child for child in list(self._children) if not child.alone and not child.retires]
+        if self._stop_by is not None:
+            return "stopping"
+        if heart is None:
+            return "starting"
+        if heart.trouble is not None:
+            return f"the database is away: {heart.trouble}"
+        if len(children) < self._settings.processes:
+            return f"{self._settings.processes - len(children)} worker processes are missing"
+        for child in children:
+            if child.stopped:
+                return f"worker process {child.process.pid} is stopped"
+            if not child.working:
+                return f"worker process {child.process.pid} is starting"
+            if now >= heart.deadline(child.worker_id):
+                return f"worker process {child.process.pid} lost its lease"
+        return None
 
     def _pass_on_rescued(self) -> None:
         """A supervisor has no application: a child calls the handlers of what was rescued."""

@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql as psycopg_sql
 
 from pgqueue.link import INFRASTRUCTURE, Link
+from pgqueue.settings import PATIENCE
 
 log = logging.getLogger("pgqueue")
 
@@ -27,8 +28,11 @@ def channel(worker_id: UUID) -> str:
 class Wake:
     """Set by a notification, by a slot that came free, or by stop(); waited for with a time limit."""
 
-    def __init__(self, conninfo: str, worker_id: UUID, uniform: Callable[[], float]) -> None:
-        self._link = Link(conninfo, "listener", uniform)
+    def __init__(
+        self, conninfo: str, worker_id: UUID, uniform: Callable[[], float], patience: float = PATIENCE
+    ) -> None:
+        self._link = Link(conninfo, "listener", uniform, patience, quiet=True)
+        self._patience = patience
         self._channel = channel(worker_id)
         self._rung = asyncio.Event()
 
@@ -48,7 +52,7 @@ class Wake:
 
     async def listen(self) -> None:
         """Listens for ever; after a lost connection rings once, for what may have been missed."""
-        tries = 0
+        tries = -1  # until it listens for the first time
         while True:
             try:
                 raw = await self._link.open()
@@ -59,13 +63,18 @@ class Wake:
                     )
                     await self._link.close()
                     return
-                await raw.execute(psycopg_sql.SQL("listen {}").format(psycopg_sql.Identifier(self._channel)))
-                tries = 0
-                self.ring()
-                async for _ in raw.notifies():
-                    self.ring()
+                listen = psycopg_sql.SQL("listen {}").format(psycopg_sql.Identifier(self._channel))
+                while True:
+                    # Again and again: a connection that died silently has nothing to say, as one where nothing happens.
+                    await raw.execute(listen)
+                    self._link.answered()
+                    if tries != 0:
+                        tries = 0
+                        self.ring()
+                    async for _ in raw.notifies(timeout=self._patience):
+                        self.ring()
             except INFRASTRUCTURE as error:
-                tries += 1
+                tries = max(tries, 0) + 1
                 await self._link.close()
                 await self._link.pause(tries, error)
             except psycopg.Error as error:

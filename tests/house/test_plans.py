@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from pgqueue.link import SESSION
+from pgqueue.link import session as settings_of
 from pgqueue.sql import Statements, statements
 
 WORKER = uuid4()
@@ -119,7 +119,7 @@ def _plans(url: str, filler: psycopg.Connection[Any], texts: Statements) -> Plan
     try:
         prepared: dict[tuple[str, str], Prepared] = {}
         for mode, session in zip(MODES, sessions, strict=True):
-            session.execute(SESSION)
+            session.execute(settings_of(0))
             session.execute(f"set plan_cache_mode = {mode}")
             for verb, (params, _) in WORKERS.items():
                 prepared[verb, mode] = Prepared(session, texts[verb], params, verb)
@@ -139,7 +139,7 @@ def _plans(url: str, filler: psycopg.Connection[Any], texts: Statements) -> Plan
                 prepared[verb, mode] = Prepared(session, texts[verb], params, verb)
         look("filled and not analysed", OTHERS)
         for session in sessions:
-            session.execute(SESSION)
+            session.execute(settings_of(0))
         filler.execute("analyze")
         look("analysed", WORKERS)
         filler.execute("update pgqueue.jobs set state = 'running', worker_id = %s, fence = 1 where id <= 500", [WORKER])
@@ -147,7 +147,7 @@ def _plans(url: str, filler: psycopg.Connection[Any], texts: Statements) -> Plan
             session.execute("reset enable_seqscan")
         look("analysed", OTHERS)
         for session in sessions:
-            session.execute(SESSION)
+            session.execute(settings_of(0))
             session.execute("discard plans")  # planned anew, by statistics that know of no running job
         look("claimed since", WORKERS)
     finally:

@@ -19,8 +19,8 @@ KEY = ("email", "shop.send")
 def serve() -> Iterator[Callable[..., Probe]]:
     served: list[Probe] = []
 
-    def start(counts: Counts | None = None, ready: bool = True, depth: list[tuple] | None = None) -> Probe:
-        served.append(Probe(0, counts or Counts(), lambda: ready, lambda: depth or []))
+    def start(counts: Counts | None = None, unready: str | None = None, depth: list[tuple] | None = None) -> Probe:
+        served.append(Probe(0, counts or Counts(), lambda: unready, lambda: depth or []))
         return served[-1]
 
     yield start
@@ -72,21 +72,25 @@ def test_what_children_hand_over_adds_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "ready", "status"),
+    ("path", "method", "unready", "status"),
     [
-        ("/health/live", "GET", False, 200),
-        ("/health/ready", "GET", True, 200),
-        ("/health/ready", "GET", False, 503),
-        ("/health", "GET", True, 404),
-        ("/metrics/../health/live", "GET", True, 404),
-        ("/metrics", "POST", True, 405),
+        ("/health/live", "GET", "stopping", 200),
+        ("/health/ready", "GET", None, 200),
+        ("/health/ready", "GET", "stopping", 503),
+        ("/health", "GET", None, 404),
+        ("/metrics/../health/live", "GET", None, 404),
+        ("/metrics", "POST", None, 405),
     ],
 )
-def test_health_says_live_and_ready_and_nothing_else_is_there(serve, path, method, ready, status) -> None:
-    assert get(serve(ready=ready), path, method)[0] == status
+def test_health_says_live_and_ready_and_nothing_else_is_there(serve, path, method, unready, status) -> None:
+    assert get(serve(unready=unready), path, method)[0] == status
+
+
+def test_health_says_what_is_wrong(serve) -> None:
+    assert get(serve(unready="stopping"), "/health/ready") == (503, "not ready: stopping\n")
 
 
 def test_a_port_that_is_taken_is_a_clear_error(serve) -> None:
     taken = serve()
     with pytest.raises(ConfigurationError, match=f"metrics_port {taken.port} cannot be had"):
-        Probe(taken.port, Counts(), lambda: True, list)
+        Probe(taken.port, Counts(), lambda: None, list)
