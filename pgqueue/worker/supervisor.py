@@ -461,24 +461,19 @@ class Supervisor:
     def _unready(self) -> str | None:
         """What is wrong; None when every child works and holds its lease. Asked in the probe's threads."""
         heart, now = self._heart, time.monotonic()
-        # One that is to go works on until its replacement does: with both, one too many is no trouble.
-        children = [child for child in list(self._children) if not child.alone and not child.retires]
         if self._stop_by is not None:
             return "stopping"
         if heart is None:
             return "starting"
         if heart.trouble is not None:
             return f"the database is away: {heart.trouble}"
-        if len(children) < self._settings.processes:
-            return f"{self._settings.processes - len(children)} worker processes are missing"
-        for child in children:
-            if child.stopped:
-                return f"worker process {child.process.pid} is stopped"
-            if not child.working:
-                return f"worker process {child.process.pid} is starting"
-            if now >= heart.deadline(child.worker_id):
-                return f"worker process {child.process.pid} lost its lease"
-        return None
+        # One that is to go works on until its replacement does: one too many may be starting.
+        children = [child for child in list(self._children) if not child.alone and not child.retires]
+        wrong = [reason for child in children if (reason := _unfit(child, now >= heart.deadline(child.worker_id)))]
+        missing = self._settings.processes - (len(children) - len(wrong))
+        if missing <= 0:
+            return None
+        return wrong[0] if wrong else f"{missing} worker processes are missing"
 
     def _pass_on_rescued(self) -> None:
         """A supervisor has no application: a child calls the handlers of what was rescued."""
@@ -492,6 +487,16 @@ def _kill_group(leader: int) -> None:
     """A child leads a session, and so a process group, of its own: kills whatever is left of it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
+
+
+def _unfit(child: Child, lapsed: bool) -> str | None:
+    """Why a child does no work; None when it does."""
+    name = f"worker process {child.process.pid}"
+    if child.stopped:
+        return f"{name} is stopped"
+    if not child.working:
+        return f"{name} is starting"
+    return f"{name} lost its lease" if lapsed else None
 
 
 def _death(code: int, killed: str | None) -> str:
