@@ -11,7 +11,7 @@ context.py     what a running job sees of itself; events.py: who is told what be
 link.py        a worker's connection, which comes back; counts.py: what it counted; logs.py: its lines
 maintenance/   chores any worker may do, safe to do twice: rescue, expire, prune
 monitor.py     the operator's eyes
-control.py     the operator's hands: redrive, purge, cancel
+control.py     the operator's hands: redrive, purge, cancel, retry now
 job.py, retry.py, settings.py, errors.py, schema.py   the ground all of them stand on
 cli/           the commands; migrate.py the migrations; embedded.py a PostgreSQL from a wheel; testing.py fixtures
 """

@@ -309,7 +309,7 @@ def check(heart: Heart) -> None:
 
 
 class Jobs:
-    """`app.jobs`: look at jobs and cancel them, each call in a short transaction of its own."""
+    """`app.jobs`: look at jobs, cancel them, run them sooner, each call in a short transaction of its own."""
 
     def __init__(self, app: PgQueue) -> None:
         self._app = app
@@ -338,6 +338,12 @@ class Jobs:
     def cancel(self, job_id: int, why: str = "cancelled by an operator") -> bool:
         """Cancels a job that nobody runs; False if there was nothing to do."""
         return bool(self._app.perform(control.cancel(self._app.statements, [job_id], why)))
+
+    def retry_now(self, job_id: int) -> bool:
+        """Makes a queued job that waits for its time, or for its retry, due now; False if there was nothing to do.
+
+        A sleeping worker is woken for it. Its attempts are counted as before."""
+        return bool(self._app.perform(control.retry_now(self._app.statements, [job_id])))
 
 
 class Dead:

@@ -219,7 +219,7 @@ def settled(sql: Statements, ids: list[int], fences: list[int]) -> Steps[set[int
     return _ids((yield Call(sql["settled"], {"ids": ids, "fences": fences})))
 
 
-# -- rescue, cancel, expire, redrive, purge, prune ------------------------------------------------------------------
+# -- rescue, cancel, expire, retry now, redrive, purge, prune -------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +256,13 @@ def cancel(sql: Statements, ids: list[int], why: str, now: Now = None) -> Steps[
 def expire(sql: Statements, limit: int, now: Now = None) -> Steps[Rows]:
     """Moves up to `limit` jobs that were not started in time: their (id, task, queue)."""
     return (yield Call(sql["expire"], {"limit": limit, "now": now}))
+
+
+def retry_now(sql: Statements, ids: list[int], now: Now = None) -> Steps[set[int]]:
+    """Makes queued jobs that wait for their time due now, and wakes somebody for them."""
+    rows = yield Call(sql["retry_now"], {"ids": ids, "now": now})
+    yield from wake(sql, sorted({row[1] for row in rows}))
+    return _ids(rows)
 
 
 def redrive(sql: Statements, ids: list[int], args: str | None = None, now: Now = None) -> Steps[list[int]]:

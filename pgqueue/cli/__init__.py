@@ -6,6 +6,8 @@ migrate.py   makes the tables
 worker.py    runs jobs: the supervisor's door; child.py is the process it starts
 jobs.py      enqueue, and looking at jobs
 dead.py      the dead-letter table: look, redrive, purge
+demo.py      all of it on a server of its own; demo_tasks.py is the application it plays with
+completion.py  what a shell needs to complete our commands
 common.py    database options, error lines, tables, JSON
 """
 
@@ -19,7 +21,9 @@ import click
 
 from pgqueue import __version__
 from pgqueue.cli.common import Group, database_options
+from pgqueue.cli.completion import completion
 from pgqueue.cli.dead import dead
+from pgqueue.cli.demo import demo
 from pgqueue.cli.jobs import enqueue, jobs
 from pgqueue.cli.migrate import migrate
 from pgqueue.cli.worker import worker
@@ -32,10 +36,12 @@ def cli() -> None:
     """Background jobs for Python on PostgreSQL.
 
     \b
+    Examples:
       pgqueue migrate                          make the tables
       pgqueue worker shop.tasks:app            run jobs
       pgqueue enqueue shop.tasks.send '{"user_id": 7}'
       pgqueue dead list                        see what failed for good
+      pgqueue demo                             see all of it, on a PostgreSQL of its own
 
     The database is --database-url or PGQUEUE_DATABASE_URL, e.g. postgresql://user@host/dbname. Every option of
     `worker` can also be given as an environment variable, PGQUEUE_ and its name: PGQUEUE_CONCURRENCY=50.
@@ -44,19 +50,32 @@ def cli() -> None:
     """
 
 
-for _command in (migrate, worker, enqueue, jobs, dead):
+for _command in (migrate, worker, enqueue, jobs, dead, demo, completion):
     cli.add_command(_command)
 
 
 def main() -> None:
     """The console script."""
+    _open_what_is_closed()
+    # In the C locale Python reads the line as ASCII; what people type is UTF-8 there too.
+    line = [os.fsencode(word).decode("utf-8", "surrogateescape") for word in sys.argv[1:]]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a job may hold what this terminal's encoding does not
     try:
-        cli(prog_name="pgqueue")
+        cli(line, prog_name="pgqueue")
     except OSError as error:
         # A pipe whose reader has seen enough, or a full disk; the interpreter must not complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             click.echo(f"pgqueue: the output cannot be written: {error.strerror}", err=True)
         sys.exit(1)
+
+
+def _open_what_is_closed() -> None:
+    """`pgqueue jobs list >&-`: a connection must not get the number of a standard stream, and be written to."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))

@@ -30,6 +30,7 @@ def dead() -> None:
     """Jobs that failed for good: look at them, send them back, or remove them.
 
     \b
+    Examples:
       pgqueue dead list --task shop.tasks.charge
       pgqueue dead redrive 42 --args '{"amount": 12}'
       pgqueue dead redrive --task shop.tasks.charge --error "timed out" --dry-run
@@ -67,7 +68,13 @@ def filters(function: F) -> F:
 @database_options
 @click.pass_context
 def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
-    """List dead jobs with reason and last error."""
+    """List dead jobs with reason and last error, newest first.
+
+    \b
+    Examples:
+      pgqueue dead list --queue payments
+      pgqueue dead list --task shop.tasks.charge --json --limit 1000
+    """
     found = app_of(ctx).dead.list(**which)
     if as_json:
         print_json([job_as_dict(job) for job in found])
@@ -86,7 +93,13 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
 @database_options
 @click.pass_context
 def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
-    """Show one dead job with the error and traceback of every attempt."""
+    """Show one dead job with the error and traceback of every attempt.
+
+    \b
+    Examples:
+      pgqueue dead show 42
+      pgqueue dead show 42 --args --json
+    """
     job = app_of(ctx).jobs.get(job_id)
     if job.state is not State.DEAD:
         raise JobNotFound(f"job {job_id} is not dead, it is {job.state}")
@@ -103,7 +116,16 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
 def redrive(
     ctx: click.Context, /, ids: tuple[int, ...], new_args: str | None, as_json: bool, dry_run: bool, **which: Any
 ) -> None:
-    """Send dead jobs back to their queues, due now: all that match or none. Twice gives one job."""
+    """Send dead jobs back to their queues, due now: all that match or none. Twice gives one job.
+
+    Attempts start anew. With ids and filters both, jobs are meant for which both hold.
+
+    \b
+    Examples:
+      pgqueue dead redrive 42 --args '{"amount": 12}'
+      pgqueue dead redrive --task shop.tasks.charge --error "timed out" --dry-run
+      pgqueue dead redrive --reason crashed --younger-than 3600 --limit 100
+    """
     args = parse_args(new_args, "--args")
     done = app_of(ctx).dead.redrive(args=args, dry_run=dry_run, **_which(ids, which))
     _report(done, ids, "would be redriven" if dry_run else "redriven", as_json=as_json)
@@ -116,7 +138,14 @@ def redrive(
 @database_options
 @click.pass_context
 def purge(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool, dry_run: bool, **which: Any) -> None:
-    """Remove dead jobs for good."""
+    """Remove dead jobs for good.
+
+    \b
+    Examples:
+      pgqueue dead purge 42 43
+      pgqueue dead purge --older-than 604800 --dry-run
+      pgqueue dead purge --all
+    """
     done = app_of(ctx).dead.purge(dry_run=dry_run, **_which(ids, which))
     _report(done, ids, "would be removed" if dry_run else "removed", as_json=as_json)
 

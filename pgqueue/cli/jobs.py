@@ -1,4 +1,4 @@
-"""pgqueue enqueue, pgqueue jobs: put a job in, look at jobs, cancel one that has not started."""
+"""pgqueue enqueue, pgqueue jobs: put a job in, look at jobs, cancel one that has not started, run one sooner."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pgqueue import control
 from pgqueue import enqueue as enqueueing
 from pgqueue.arguments import to_json
 from pgqueue.cli.common import (
@@ -22,7 +23,7 @@ from pgqueue.cli.common import (
     print_table,
 )
 from pgqueue.enqueue import NewJob, Options
-from pgqueue.errors import OperationError
+from pgqueue.errors import JobNotFound, OperationError
 from pgqueue.job import Job, State
 from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 
@@ -42,9 +43,13 @@ from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 def enqueue(ctx: click.Context, /, task: str, args: str, as_json: bool, **options: Any) -> None:
     """Enqueue one job of TASK with JSON arguments: an object of named ones, or an array of positional ones.
 
+    TASK is the name that the worker knows: MODULE.FUNCTION, or what `name=` says.
+
     \b
+    Examples:
       pgqueue enqueue shop.tasks.send '{"user_id": 7}'
       pgqueue enqueue shop.tasks.send '[7]' --delay 60 --queue email
+      pgqueue enqueue shop.tasks.charge '{"order_id": 7}' --unique-key charge:7 --json
     """
     app = app_of(ctx)
     text = to_json(parse_args(args, "JSON"), "args", MAX_ARGS_BYTES)
@@ -57,7 +62,14 @@ def enqueue(ctx: click.Context, /, task: str, args: str, as_json: bool, **option
 
 @click.group()
 def jobs() -> None:
-    """Look at jobs, live and ended; cancel one that has not started."""
+    """Look at jobs, live and ended; cancel one that has not started, or run it sooner.
+
+    \b
+    Examples:
+      pgqueue jobs list --state running
+      pgqueue jobs show 42
+      pgqueue jobs retry 42
+    """
 
 
 @jobs.command("list")
@@ -70,7 +82,14 @@ def jobs() -> None:
 @database_options
 @click.pass_context
 def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    \b
+    Examples:
+      pgqueue jobs list --state queued --queue email
+      pgqueue jobs list --task shop.tasks.send --before 1000    # reads on below id 1000
+      pgqueue jobs list --json --limit 1000
+    """
     found = app_of(ctx).jobs.list(**which)
     if as_json:
         print_json([job_as_dict(job) for job in found])
@@ -98,7 +117,15 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
 @database_options
 @click.pass_context
 def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
-    """Show one job, with the error of every failed attempt."""
+    """Show one job, with the error of every failed attempt.
+
+    Arguments and result may be nobody's business: they are shown only with --args.
+
+    \b
+    Examples:
+      pgqueue jobs show 42
+      pgqueue jobs show 42 --args --json
+    """
     print_job(app_of(ctx).jobs.get(job_id), show_args=show_args, as_json=as_json)
 
 
@@ -108,7 +135,12 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
 @database_options
 @click.pass_context
 def cancel(ctx: click.Context, /, job_id: int, as_json: bool) -> None:
-    """Cancel a job that has not started."""
+    """Cancel a job that has not started.
+
+    \b
+    Examples:
+      pgqueue jobs cancel 42
+    """
     app = app_of(ctx)
     if not app.jobs.cancel(job_id):
         job = app.jobs.get(job_id)
@@ -117,6 +149,47 @@ def cancel(ctx: click.Context, /, job_id: int, as_json: bool) -> None:
         print_json({"id": job_id, "state": State.CANCELLED})
     else:
         click.echo(f"job {job_id}: cancelled")
+
+
+@jobs.command()
+@click.argument("ids", type=int, nargs=-1, required=True, metavar="ID...")
+@json_option
+@database_options
+@click.pass_context
+def retry(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool) -> None:
+    """Run queued jobs now that wait for their time or their retry.
+
+    They are made due now and a sleeping worker is woken; their attempts are counted as before. A dead job is sent back
+    by `pgqueue dead redrive`.
+
+    \b
+    Examples:
+      pgqueue jobs retry 42
+      pgqueue jobs retry 42 43 44 --json
+    """
+    app = app_of(ctx)
+    asked = list(dict.fromkeys(ids))
+    done = app.perform(control.retry_now(app.statements, asked))
+    wrong = []
+    for job_id in asked:
+        if job_id in done:
+            said = "due now"
+        else:
+            try:
+                state = app.jobs.get(job_id).state
+            except JobNotFound as error:
+                wrong.append(str(error))
+                continue
+            if state is not State.QUEUED:
+                wrong.append(f"job {job_id} is {state}")
+                continue
+            said = "due already"
+        if not as_json:
+            click.echo(f"job {job_id}: {said}")
+    if as_json:
+        print_json({"ids": done})
+    if wrong:
+        raise OperationError(f"{'; '.join(wrong)}: only a queued job can be made due now")
 
 
 def print_job(job: Job, *, show_args: bool, as_json: bool) -> None:

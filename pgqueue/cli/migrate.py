@@ -20,6 +20,7 @@ def migrate(ctx: click.Context, /, revision: str, sql: bool, as_json: bool) -> N
     Safe to run twice and from several machines at once: one transaction, one of them at a time.
 
     \b
+    Examples:
       pgqueue migrate                # to the newest
       pgqueue migrate 0001           # to this one, up or down
       pgqueue migrate base           # remove every table, and the jobs in them

@@ -72,6 +72,7 @@ def worker(
     """Run jobs: those of the tasks that APP in MODULE knows; others stay queued.
 
     \b
+    Examples:
       pgqueue worker shop.tasks:app
       pgqueue worker shop.tasks:app --queues email,default --concurrency 50 --processes 2
 

@@ -1,8 +1,9 @@
-"""Help: every command has some, it fits the page, and it says what every option is for."""
+"""Help: every command has some, it fits the page, says what every option is for, and teaches by examples that work."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 import click
@@ -27,8 +28,8 @@ COMMANDS = dict(commands(cli))
 
 def test_the_commands_are_these() -> None:
     assert {" ".join(path) for path, command in COMMANDS.items() if not isinstance(command, click.Group)} == {
-        "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel",
-        "dead list", "dead show", "dead redrive", "dead purge",
+        "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs retry",
+        "dead list", "dead show", "dead redrive", "dead purge", "demo", "completion",
     }  # fmt: skip
 
 
@@ -53,8 +54,49 @@ def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
 )
 def test_every_command_takes_the_database_and_what_prints_data_prints_json(path: tuple[str, ...]) -> None:
     flags = {flag for option in COMMANDS[path].params for flag in option.opts}
-    assert {"--database-url", "--schema"} <= flags
-    assert ("--json" in flags) is (path != ("worker",))  # whose lines are a log: --log-format json
+    no_database = path in {("demo",), ("completion",)}  # the one brings its own, the other needs none
+    assert ({"--database-url", "--schema"} <= flags) is not no_database
+    no_data = no_database or path == ("worker",)  # whose lines are a log: --log-format json
+    assert ("--json" in flags) is not no_data
+
+
+# -- examples ----------------------------------------------------------------------------------------------------------
+
+
+def examples(text: str) -> list[str]:
+    """The lines below `Examples:`."""
+    _, _, below = text.partition("Examples:\n")
+    return [line.strip() for line in below.partition("\n\n")[0].splitlines()]
+
+
+def parse(words: list[str]) -> tuple[str, ...]:
+    """Parses a command line without running it; the path of its command. Raises click.UsageError."""
+    command, name, above, path = cli, "pgqueue", None, list[str]()
+    while True:
+        above = command.make_context(name, words, parent=above)
+        if not isinstance(command, click.Group):
+            return tuple(path)
+        rest = [*(above._protected_args if hasattr(above, "_protected_args") else above.protected_args), *above.args]
+        found, command, words = command.resolve_command(above, rest)
+        assert command is not None
+        name = str(found)
+        path.append(name)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_help_teaches_by_examples_that_parse(run: Run, path: tuple[str, ...]) -> None:
+    lines = examples(run(*path, "--help").stdout)
+    assert lines
+    for line in lines:
+        program, *words = shlex.split(re.sub(r" {2,}\w.*| > .*| >> .*", "", line), comments=True)
+        assert program == "pgqueue"
+        assert parse(words)[: len(path)] == path  # of this command, or of one below this group
+
+
+def test_an_example_that_does_not_parse_would_be_seen() -> None:
+    for words in (["jobs", "list", "--nonsense"], ["jobs", "nonsense"], ["jobs", "show"], ["jobs", "retry", "x"]):
+        with pytest.raises(click.UsageError):
+            parse(words)
 
 
 def test_every_option_of_a_worker_is_also_a_variable() -> None:

@@ -214,7 +214,8 @@ def test_show_has_the_error_and_traceback_of_every_failed_attempt(on: Run, fill:
 
 
 @pytest.mark.parametrize(
-    "command", [("jobs", "show"), ("jobs", "cancel"), ("dead", "show"), ("dead", "redrive"), ("dead", "purge")]
+    "command",
+    [("jobs", "show"), ("jobs", "cancel"), ("jobs", "retry"), ("dead", "show"), ("dead", "redrive"), ("dead", "purge")],
 )
 @pytest.mark.parametrize("job_id", ["7", "0", "9223372036854775807"])
 def test_an_unknown_id_is_a_failed_operation_and_named(refused: Run, command: tuple[str, str], job_id: str) -> None:
@@ -247,3 +248,58 @@ def test_cancel_leaves_every_other_job_alone_and_says_what_it_is(on: Run, fill: 
         in on("jobs", "cancel", str(job_id), code=1).stderr
     )
     assert json.loads(on("jobs", "show", str(job_id), "--json").stdout)["state"] == state
+
+
+# -- retry -----------------------------------------------------------------------------------------------------------
+
+LATER = "2100-01-01T00:00:00Z"
+
+
+def due(connection: psycopg.Connection[Any], job_id: int) -> bool:
+    row = connection.execute("select run_at <= now() from pgqueue.jobs where id = %s", [job_id]).fetchone()
+    return row == (True,)
+
+
+def test_retry_makes_jobs_due_that_wait_for_their_time_or_their_retry(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any]
+) -> None:
+    scheduled, retrying, other = fill(run_at=LATER), fill(run_at=LATER, attempt=2), fill(run_at=LATER)
+    said = on("jobs", "retry", str(scheduled), str(retrying), str(scheduled)).stdout
+    assert said == f"job {scheduled}: due now\njob {retrying}: due now\n"
+    assert [due(connection, job_id) for job_id in (scheduled, retrying, other)] == [True, True, False]
+    assert json.loads(on("jobs", "show", str(retrying), "--json").stdout)["attempt"] == 2
+
+
+def test_retry_of_a_job_that_is_due_already_is_no_error_and_changes_nothing(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any]
+) -> None:
+    job_id = fill()
+    before = connection.execute("select * from pgqueue.jobs").fetchall()
+    assert on("jobs", "retry", str(job_id)).stdout == f"job {job_id}: due already\n"
+    assert json.loads(on("jobs", "retry", str(job_id), "--json").stdout) == {"ids": []}
+    assert connection.execute("select * from pgqueue.jobs").fetchall() == before
+
+
+@pytest.mark.parametrize("state", ["running", "blocked", "completed", "cancelled", "expired", "dead"])
+def test_retry_leaves_every_other_job_alone_and_says_what_it_is(on: Run, fill: Fill, state: str) -> None:
+    job_id = fill(state)
+    said = on("jobs", "retry", str(job_id), code=1).stderr
+    assert said == f"pgqueue: job {job_id} is {state}: only a queued job can be made due now\n"
+    assert json.loads(on("jobs", "show", str(job_id), "--json").stdout)["state"] == state
+
+
+def test_ids_that_cannot_be_retried_are_named_and_the_others_done(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any]
+) -> None:
+    dead, later, another = fill("dead"), fill(run_at=LATER), fill(run_at=LATER)
+    result = on("jobs", "retry", str(dead), "998", str(later), code=1)
+    assert result.stdout == f"job {later}: due now\n"
+    assert f"job {dead} is dead; there is no job 998: only a queued job" in result.stderr
+    result = on("jobs", "retry", str(another), str(dead), "--json", code=1)
+    assert json.loads(result.stdout) == {"ids": [another]}
+    assert due(connection, later)
+    assert due(connection, another)
+
+
+def test_retry_without_an_id_is_a_usage_error(refused: Run) -> None:
+    assert "Missing argument 'ID...'" in refused("jobs", "retry", code=2).stderr

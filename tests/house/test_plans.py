@@ -60,6 +60,7 @@ OTHERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "wake": ({"queues": ["q1", "q2"], "but": None}, set()),
     "holder": ({"unique_key": "k7"}, {"jobs_unique"}),
     "cancel": ({"ids": IDS, "error": "x", "now": None}, {"jobs_pkey"}),
+    "retry_now": ({"ids": IDS, "now": None}, {"jobs_pkey"}),
     "redrive": ({"ids": IDS, "args": None, "now": None}, set()),
     "purge": ({"ids": IDS}, set()),
 }

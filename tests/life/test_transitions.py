@@ -258,6 +258,18 @@ class Lives(RuleBasedStateMachine):
         if expected:
             self.model.end(job, "cancelled")
 
+    @precondition(lambda self: self.model.jobs)
+    @rule(which=jobs)
+    def retry_now(self, which: int) -> None:
+        """No edge of the table: the job stays queued, and is due."""
+        job = sorted(self.model.jobs)[which % len(self.model.jobs)]
+        row = self.model.jobs[job]
+        in_time = row["expires_at"] is None or row["expires_at"] > self.now
+        expected = {job} if row["state"] == "queued" and row["run_at"] > self.now and in_time else set()
+        assert self.run(db.retry_now(self.sql, [job], self.now)) == expected
+        if expected:
+            self.model.back(job, run_at=self.now)
+
     @rule()
     def expire(self) -> None:
         queued = [(job, self.model.jobs[job]["expires_at"]) for job in self.model.within("queued")]
