@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test matrix check format bench clean
 
 help: ## say what can be done
 	@echo "make …"
@@ -28,6 +28,9 @@ demo: install ## run the example shop end to end: jobs enqueued, retried, dead-l
 test: install ## run the tests on a PostgreSQL that they start themselves
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
+matrix: install ## run the tests on every PostgreSQL, Python and SQLAlchemy supported; MATRIX=all: each combination
+	@$(BIN)/python -m tests.matrix
+
 check: install ## lint, types, import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -42,4 +45,4 @@ bench: install ## measure enqueue, drain and pick-up on this machine, beside a r
 	@$(BIN)/python -m benchmarks.run
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .matrix build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,11 @@
-"""What people may use is written down: every command, option, setting, public name, event, SQL function and view."""
+"""What people may use is written down: every command, option, variable, setting with unit, default and reason,
+limit, error, public name and method, event, SQL function and view."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +15,15 @@ import click
 import pytest
 
 import pgqueue
-from pgqueue import events
+from pgqueue import errors, events, settings
+from pgqueue.app import Dead, Jobs, PgQueue
 from pgqueue.cli import cli
 from pgqueue.enqueue import Options
 from pgqueue.job import DeadReason, State
 from pgqueue.retry import RetryPolicy
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import source
+from pgqueue.task import Task
 
 CHECKOUT = Path(pgqueue.__file__).parent.parent
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -62,9 +67,101 @@ def test_every_option_is_in_the_documentation(text: str, option: str) -> None:
     assert mentions(text, option)
 
 
+def table(heading: str) -> dict[str, dict[str, str]]:
+    """The rows of the guide's table whose headings begin so: by its first cell, by column."""
+    guide = (CHECKOUT / "docs" / "guide.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^\| {re.escape(heading)} \|.*\n(?:\|.*\n)+", guide, re.MULTILINE)
+    lines = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in block.splitlines()]
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+def plain(default: Any) -> str:
+    """A default as the tables write it."""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return f"{default:,.10g}" if isinstance(default, int | float) else str(default).lower()
+
+
+WORKER = COMMANDS["pgqueue worker"]
+
+
+@pytest.mark.parametrize("option", [one for one in WORKER.params if isinstance(one, click.Option)], ids=str)
+def test_every_worker_setting_is_documented_with_variable_unit_default_and_reason(option: click.Option) -> None:
+    row = table("option | variable")[option.opts[0]]
+    assert row["variable"] == option.envvar
+    assert row["unit"]
+    assert row["meaning"]
+    assert row["why that default"]
+    if option.name in ("queues", "database_url", "schema"):  # None in the code: every one, the app's, its default
+        assert row["default"] in ("all", "the app's", settings.DEFAULT_SCHEMA)
+    else:
+        defaults = {item.name: item.default for item in dataclasses.fields(WorkerSettings)}
+        assert row["default"] == plain(defaults.get(str(option.name), option.default))
+
+
 @pytest.mark.parametrize("field", [item.name for item in dataclasses.fields(WorkerSettings)])
-def test_every_worker_setting_is_in_the_documentation(text: str, field: str) -> None:
-    assert mentions(text, field) or mentions(text, "--" + field.replace("_", "-"))
+def test_a_worker_in_ones_own_process_takes_what_the_command_takes(field: str) -> None:
+    assert f"--{field.replace('_', '-')}" in table("option | variable")
+
+
+def test_every_setting_of_an_app_is_documented_with_unit_default_and_reason() -> None:
+    rows = table("`PgQueue(…)`")
+    parameters = {name: one.default for name, one in inspect.signature(PgQueue).parameters.items()}
+    assert list(rows) == list(parameters)
+    assert rows["schema"]["default"].strip('"') == parameters["schema"]
+    assert rows["retention"]["default"] == plain(parameters["retention"])
+    assert all(row["unit"] and row["meaning"] and row["why that default"] for row in rows.values())
+
+
+LIMITS = [name for name in vars(settings) if name.startswith("MAX_")] + ["BULK_CHUNK", "BULK_CHARS", "PARTITIONS_AHEAD"]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_limit_is_documented_with_its_value_and_reason(name: str) -> None:
+    rows = [row for names, row in table("limit").items() if mentions(names, name)]
+    assert len(rows) == 1
+    value = getattr(settings, name)
+    assert mentions(
+        rows[0]["value"], f"{value // 1024} KB" if name.endswith("BYTES") and value > 1024 else f"{value:,}"
+    )
+    assert rows[0]["reason"]
+
+
+def variables() -> set[str]:
+    """The PGQUEUE_ variables that a string of the code names, and those of the commands' options."""
+    found = {one.envvar for command in COMMANDS.values() for one in command.params if isinstance(one.envvar, str)}
+    for module in Path(pgqueue.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= set(re.findall(r"\bPGQUEUE_[A-Z_]*[A-Z]\b", node.value))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(variables()))
+def test_every_environment_variable_is_in_the_documentation(text: str, name: str) -> None:
+    assert mentions(text, name)
+
+
+def test_no_page_names_a_variable_that_nothing_reads(text: str) -> None:
+    assert set(re.findall(r"\bPGQUEUE_[A-Z_]+\b", text)) <= variables()
+
+
+RAISED = [name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, Exception)]
+
+
+@pytest.mark.parametrize("name", [name for name in RAISED if name != "Steer"])  # the base of four, which nobody raises
+def test_every_error_is_in_the_documentation(text: str, name: str) -> None:
+    assert mentions(text, name)
+
+
+# For pgqueue's own rooms; an application has no use for them.
+INSIDE = {"statements", "perform", "conninfo", "async_engine", "loop", "move", "enqueue_alone", "enqueue_alone_async"}
+
+
+@pytest.mark.parametrize("kind", [PgQueue, Jobs, Dead, Task, pgqueue.Context], ids=lambda kind: kind.__name__)
+def test_every_method_that_people_call_is_in_the_documentation(text: str, kind: type) -> None:
+    missing = [name for name in vars(kind) if name[0] != "_" and name not in INSIDE and not mentions(text, name)]
+    assert not missing
 
 
 @pytest.mark.parametrize("name", pgqueue.__all__)
