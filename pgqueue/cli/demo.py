@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -70,16 +69,14 @@ def demo(stay: bool) -> None:
 def _demo(stay: bool) -> None:
     from pgqueue import migrate  # brings Alembic: 0.1 s that few commands need
 
-    with (
-        EmbeddedPostgres(fsync=False) as server,
-        tempfile.TemporaryDirectory(prefix="pgqueue-demo-") as scratch,
-    ):
+    with EmbeddedPostgres(fsync=False) as server:
+        scratch = server.data_dir.parent  # its keeper removes it, also when we are killed
         url = server.create_database("demo")
         migrate.upgrade(url)
         shop.app.move(url, None)
-        with _worker(url, Path(scratch, "worker.log")):
+        with _worker(url, scratch / "worker.log"):
             _say("PostgreSQL", f"started for this demo; tables made by `pgqueue migrate` ({migrate.head()})")
-            _play(shop.app, Path(scratch, "mark"))
+            _play(shop.app, scratch / "mark")
             click.echo("\nEverything above was read from the database.")
             if stay:
                 click.echo(

@@ -58,7 +58,7 @@ def test_enqueue_prints_json_and_says_whether_the_job_was_there(on: Run) -> None
         (("{",), "JSON is not JSON"),
         (('"text"',), "must be a JSON object"),
         (("7",), "must be a JSON object"),
-        (("[" * 5_000,), "nested too deep"),
+        (("[" * 100_000 + "]" * 100_000,), "nested too deep"),
         (("[NaN]",), "args[0] is nan"),
         (('["\\ud800"]',), "args[0] contains a lone surrogate"),
         (('{"a": "\\u0000"}',), "args.a contains a NUL character"),
@@ -130,6 +130,14 @@ def test_a_filter_that_cannot_be_is_a_usage_error(refused: Run, options: tuple[s
     refused("jobs", "list", *options, code=2)
 
 
+def as_python_reads(text: str) -> Any:
+    """Since 3.12 it reads some thousand levels of nesting."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return {"$pgqueue": "unreadable", "why": type(error).__name__}
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -153,10 +161,11 @@ def test_a_row_that_python_cannot_read_hides_no_other(
     connection.execute(f"update pgqueue.dead_jobs set {column} = %s where id = %s", [value, dead])
     assert listed(on("jobs", "list").stdout) == [dead, bad, good]
     assert listed(on("dead", "list").stdout) == [dead]
+    stored = connection.execute(f"select left({column}::text, 1000000) from pgqueue.dead_jobs").fetchone()[0]
     for command in ("jobs", "dead"):
         shown = json.loads(on(command, "show", str(dead), "--args", "--json").stdout)
         assert len(json.dumps(shown)) < 10_000
-        assert shown[column] is None or shown[column]["$pgqueue"] == "unreadable"
+        assert shown[column] is None or shown[column] == as_python_reads(stored)
     assert json.loads(on("dead", "redrive", str(dead), "--args", "[7]", "--json").stdout) == {"ids": [dead]}
 
 
