@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import weakref
@@ -16,14 +17,15 @@ import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgqueue import control, enqueue, monitor
+from pgqueue import control, enqueue, environment, monitor
 from pgqueue.context import Context
 from pgqueue.control import DeadFilter
-from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform, perform_async
+from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform, perform_async, perform_raw
 from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler
 from pgqueue.job import Job
+from pgqueue.link import ENCODING
 from pgqueue.maintenance.chores import chores
 from pgqueue.retry import Backoff, RetryPolicy
 from pgqueue.settings import (
@@ -38,7 +40,7 @@ from pgqueue.settings import (
     positive_seconds,
     schema_name,
 )
-from pgqueue.sql import Statements, statements
+from pgqueue.sql import Statements, source, statements
 from pgqueue.task import Task, make
 from pgqueue.worker.heartbeat import Heart
 from pgqueue.worker.loop import Loop, Suspects
@@ -48,6 +50,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 H = TypeVar("H", bound=Handler)
+
+log = logging.getLogger("pgqueue")
+
+CONNECT_TIMEOUT = 10  # seconds; a stalled server must not hold an application up for libpq's two minutes
+_OF_THE_APP: dict[str, Any] = {
+    "application_name": "pgqueue",
+    "connect_timeout": CONNECT_TIMEOUT,
+    "client_encoding": ENCODING,
+}
 
 
 class PgQueue:
@@ -72,6 +83,7 @@ class PgQueue:
             )
         elif database is not None:
             conninfo_from_url(database)
+        environment.warn(log.warning)
         self._database = database
         self.schema = schema_name(schema)
         self.retention = positive_seconds("retention", retention)
@@ -210,7 +222,7 @@ class PgQueue:
         if isinstance(self._database, sa.Engine):
             return self._database
         if self._engine is None or self._engine[0] != os.getpid():
-            connect = partial(psycopg.connect, self.conninfo, application_name="pgqueue", connect_timeout=10)
+            connect = partial(psycopg.connect, self.conninfo, **_OF_THE_APP)
             self._engine = (os.getpid(), sa.create_engine("postgresql+psycopg://", creator=connect))
         return self._engine[1]
 
@@ -219,9 +231,7 @@ class PgQueue:
         """An AsyncEngine of our own for the running event loop; its connections cannot leave that loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._async_engines:
-            connect = partial(
-                psycopg.AsyncConnection.connect, self.conninfo, application_name="pgqueue", connect_timeout=10
-            )
+            connect = partial(psycopg.AsyncConnection.connect, self.conninfo, **_OF_THE_APP)
             self._async_engines[loop] = create_async_engine("postgresql+psycopg://", async_creator=connect)
         return self._async_engines[loop]
 
@@ -296,12 +306,21 @@ class PgQueue:
         return heart
 
 
+# Not what applications and operators do: their roles may have other rights.
+_OF_OTHERS = {"enqueue", "enqueue_many", "holder", "cancel", "redrive", "purge", "taken"}
+OF_A_WORKER = tuple(verb for verb, _ in source("job", "worker") if verb not in _OF_OTHERS)
+
+
 def check(heart: Heart) -> None:
     """Raises psycopg.OperationalError or SchemaError when a worker could not work on this database."""
     from pgqueue import migrate  # brings Alembic, which takes 0.1 s to import and nothing else here needs
 
+    # Not on the heart's connection, whose first words an older server would not understand.
+    with psycopg.connect(heart.conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT) as raw:
+        perform_raw(raw, monitor.check_server(heart.sql))
     try:
         heart.perform(monitor.check_schema(heart.sql, migrate.head()))
+        heart.perform(monitor.check_statements(heart.sql, OF_A_WORKER))
     except psycopg.errors.UndefinedTable:
         raise SchemaError(f'schema "{heart.sql.schema}" holds no pgqueue tables: run `pgqueue migrate`') from None
     except psycopg.errors.InsufficientPrivilege as error:

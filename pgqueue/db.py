@@ -6,6 +6,7 @@ first, and returns plain data. `now` is for tests: None means the server's clock
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -424,6 +425,22 @@ def schema_version(sql: Statements) -> Steps[str | None]:
     """The migration the schema stands at; None when it was migrated away."""
     rows = yield Call(sql["schema_version"])
     return rows[0][0] if rows else None
+
+
+def server(sql: Statements) -> Steps[tuple[str, int, str, bool]]:
+    """(version text, version number, encoding, standby) of what is at the other end; 0 and "" where it won't say."""
+    # In a database of encoding SQL_ASCII psycopg reads text as bytes.
+    texts = [
+        one.decode("ascii", "replace") if isinstance(one, bytes) else one for one in (yield Call(sql["server"]))[0]
+    ]
+    version, number, encoding, standby = texts
+    return version, int(number or 0), encoding or "", standby == "on"
+
+
+def could_run(sql: Statements, verb: str) -> Steps[None]:
+    """Plans the statement and runs nothing: the server's own error when a table, column or right that it needs is not
+    there, whatever they are; no list of them has to be kept."""
+    yield Call(sql.plan(verb), defaultdict(lambda: None))
 
 
 def _which(tasks: Sequence[str], queues: Sequence[str] | None) -> dict[str, list[str] | None]:

@@ -6,7 +6,6 @@ here; what cannot be stored is refused before any SQL, so that the caller's tran
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +18,9 @@ from pgqueue.drivers import NO_TRANSACTION, AsyncConnection, Call, Steps, SyncCo
 from pgqueue.errors import InvalidOption, seconds
 from pgqueue.job import Job, State
 from pgqueue.retry import RetryPolicy
-from pgqueue.settings import BULK_CHARS, BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
+from pgqueue.settings import BULK_CHARS, BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES, NAME
 from pgqueue.sql import Statements
 
-NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _CENTURY = timedelta(days=36_525)
 _DECADE = timedelta(days=3_653)
 

@@ -47,6 +47,8 @@ INFRASTRUCTURE = (
     getattr(psycopg.errors, "TransactionTimeout", psycopg.OperationalError),  # PostgreSQL 17
 )
 _INTERVAL = 0.1  # seconds between looks at the clock while an answer is waited for
+# Whatever PGCLIENTENCODING says: in another encoding one job's text that it lacks would fail the batch around it.
+ENCODING = "utf8"
 
 # What a role or database may have set against applications; for us each of them would only be a reason to repeat.
 # No sequential scans: a generic plan is made while few jobs wait and kept when many do, until the table is analysed
@@ -206,7 +208,7 @@ async def connect_async(conninfo: str, role: str, patience: float) -> tuple[Asyn
 
 
 def _named(conninfo: str, role: str, patience: float) -> dict[str, Any]:
-    return {"application_name": f"pgqueue {role}", **reach(conninfo, patience)}
+    return {"application_name": f"pgqueue {role}", "client_encoding": ENCODING, **reach(conninfo, patience)}
 
 
 def server_side(patience: float) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 
 from alembic import command
-from pgqueue import db
+from pgqueue import db, monitor
 from pgqueue.drivers import perform_raw
 from pgqueue.errors import ConfigurationError, SchemaError
 from pgqueue.settings import DEFAULT_SCHEMA, conninfo_from_url, schema_name
@@ -108,9 +109,20 @@ def config(schema: str, connection: sa.Connection | None) -> Config:
 @contextmanager
 def _connected(url: str) -> Iterator[sa.Connection]:
     conninfo = conninfo_from_url(url)
+
+    def connect() -> psycopg.Connection[Any]:
+        raw = psycopg.connect(conninfo, application_name="pgqueue migrate", connect_timeout=10)
+        try:  # before SQLAlchemy asks it anything: on some of what we refuse its own questions fail
+            perform_raw(raw, monitor.check_server(statements(DEFAULT_SCHEMA)))
+            raw.rollback()
+        except BaseException:
+            raw.close()
+            raise
+        return raw
+
     engine = sa.create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(conninfo, application_name="pgqueue migrate", connect_timeout=10),
+        creator=connect,
         poolclass=sa.NullPool,
         isolation_level="READ COMMITTED",  # what another migration did while we waited must be seen
     )

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from pgqueue import db
-from pgqueue.drivers import Steps
+from pgqueue.drivers import STANDBY, Steps, sqlstate
 from pgqueue.errors import InvalidOption, SchemaError
 from pgqueue.job import Job, State
+from pgqueue.logs import one_line
+from pgqueue.settings import MIN_SERVER
 from pgqueue.sql import Statements
+
+# What it says in version() -> its name. Yugabyte and Redshift begin with "PostgreSQL", too.
+_OTHER_PRODUCTS = {"CockroachDB": "CockroachDB", "-YB-": "YugabyteDB", "Redshift": "Amazon Redshift"}
 
 
 def find(
@@ -29,6 +35,53 @@ def find(
         raise InvalidOption(f"limit must be a whole number between 1 and 1,000, not {limit!r}")
     rows = yield from db.find_jobs(sql, ids=ids, state=state, task=task, queue=queue, before=before, limit=limit)
     return [_job(row) for row in rows]
+
+
+def check_server(sql: Statements) -> Steps[None]:
+    """Raises SchemaError unless this is a PostgreSQL on which pgqueue can work."""
+    why = unusable(*(yield from db.server(sql)))
+    if why is not None:
+        raise SchemaError(why)
+
+
+def unusable(version: str, number: int, encoding: str, standby: bool) -> str | None:
+    """Why pgqueue cannot work on a server that says this of itself; None when it can."""
+    needs = f"pgqueue needs PostgreSQL {MIN_SERVER} or newer"
+    for mark, product in _OTHER_PRODUCTS.items():
+        if mark in version:
+            return f"the server is {product}, which speaks PostgreSQL's protocol and does not lock as it does: {needs}"
+    if not version.startswith("PostgreSQL "):
+        name = one_line(version.split(" ", 1)[0][:40]) or "something else"
+        return f"the server is {name}, not PostgreSQL: {needs}"
+    if number < MIN_SERVER * 10_000:
+        return f"the server is PostgreSQL {version.split()[1].rstrip(',')}: {needs}"
+    if encoding != "UTF8":
+        return (
+            f"the database's encoding is {encoding}, which cannot hold every text: pgqueue needs one made with "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+    if standby:
+        return f"{STANDBY} (in a URL of several hosts: ?target_session_attrs=read-write)"
+    return None
+
+
+def check_statements(sql: Statements, verbs: Iterable[str]) -> Steps[None]:
+    """Raises SchemaError when one of the statements could not run: half a schema, or a right that the role lacks."""
+    for verb in verbs:
+        try:
+            yield from db.could_run(sql, verb)
+        except Exception as error:
+            state, reason = sqlstate(error) or "", str(error).splitlines()[0]
+            if state in ("57014", "55P03"):
+                return  # somebody locks a table: nothing can be told, and the worker will wait as it would later
+            if state == "42501":
+                raise SchemaError(f"the role may not do what a worker does ({verb}): {reason}") from None
+            if state in ("42P01", "42703", "42883", "3F000"):
+                raise SchemaError(
+                    f'schema "{sql.schema}" stands at the right migration and is not whole ({verb}): {reason}; '
+                    "restore it, or remove what is left and run `pgqueue migrate`"
+                ) from None
+            raise
 
 
 def check_schema(sql: Statements, head: str) -> Steps[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -16,11 +17,14 @@ from pgqueue.errors import ConfigurationError
 
 VERSION = "0.1.0"
 
+MIN_SERVER = 14  # the oldest major version of PostgreSQL
+
 DEFAULT_SCHEMA = "pgqueue"
 MAX_SCHEMA_BYTES = 40  # leaves room for the names derived from it within PostgreSQL's 63 bytes
 
 # -- what one job may be ------------------------------------------------------------------------------------------
 DEFAULT_QUEUE = "default"
+NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)  # of a queue and of a task
 DEFAULT_MAX_ATTEMPTS = 4
 MAX_ARGS_BYTES = 256 * 1024  # a queue is no object store: a larger payload slows every claim that passes by
 MAX_RESULT_BYTES = 256 * 1024  # a larger result is dropped, and the job still completes
@@ -113,6 +117,9 @@ class WorkerSettings:
             raise ConfigurationError("queues must name at least one queue; leave it out to serve all")
         if not all(isinstance(name, str) for name in self.queues or ()) or isinstance(self.queues, str):
             raise ConfigurationError(f"queues must be a list of names, not {self.queues!r}")
+        for name in self.queues or ():
+            if not NAME.fullmatch(name):  # no job could ever be in it
+                raise ConfigurationError(f"queues: a name is 1 to 128 letters, digits and _ . : - , not {name[:40]!a}")
 
     @property
     def beat_interval(self) -> float:

@@ -29,7 +29,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from pgqueue import PgQueue, __version__, logs
+from pgqueue import PgQueue, __version__, environment, logs
 from pgqueue.db import Rescued
 from pgqueue.errors import ConfigurationError, InvalidTask
 from pgqueue.maintenance import rescue
@@ -50,6 +50,7 @@ def main(descriptor: int) -> NoReturn:
     channel = Channel(socket.socket(fileno=descriptor))
     start = channel.receive()["start"]
     logs.configure(*start["log"])
+    environment.warn(lambda _: None)  # the supervisor has said it
     try:
         app = load(start["app"])
         settings = _settings(start["settings"])

@@ -15,8 +15,9 @@ import click
 import psycopg
 import sqlalchemy as sa
 
+from pgqueue import environment
 from pgqueue.app import PgQueue
-from pgqueue.errors import ConfigurationError, EnqueueError, PgQueueError, SchemaError
+from pgqueue.errors import ConfigurationError, EnqueueError, PgQueueError, SchemaError, UnusableConnection
 from pgqueue.job import Job
 from pgqueue.logs import one_line
 from pgqueue.settings import DEFAULT_SCHEMA, describe, scrub
@@ -31,7 +32,7 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            return super().invoke(ctx)  # a command's own options are read in here, too
         except (PgQueueError, psycopg.Error, sa.exc.SQLAlchemyError) as error:
             give_up(error, ctx.obj.get("url") if ctx.obj else None)
 
@@ -47,6 +48,8 @@ def explain(error: BaseException, url: str | None) -> tuple[str, int]:
     """(line, exit code). The line holds no password and no arguments."""
     if isinstance(error, sa.exc.DBAPIError) and error.orig is not None:
         error = error.orig
+    if isinstance(error, UnusableConnection):  # the connection is ours: it is the database that takes no jobs
+        return one_line(str(error)), EXIT_DATABASE
     if isinstance(error, ConfigurationError | EnqueueError):
         return one_line(str(error)), EXIT_USAGE
     if isinstance(error, SchemaError):
@@ -69,6 +72,33 @@ def _down(error: psycopg.Error) -> bool:
     return isinstance(error, psycopg.OperationalError) and not isinstance(error, psycopg.errors.QueryCanceled)
 
 
+class Variable(click.Option):
+    """An option that is an environment variable as well, read strictly: click takes an empty one for none, ` 5 ` for 5
+    and `_` between digits, and does not say which variable it was that it could not read."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        name = str(self.envvar)
+        text = os.environ.get(name)
+        if text is None:
+            return None
+        if self.is_flag:
+            environment.switch(name, text)
+        elif isinstance(self.type, click.Choice):
+            environment.one_of(name, text, self.type.choices)
+        elif self.type is click.INT:
+            environment.whole(name, text)
+        elif self.type is click.FLOAT:
+            environment.number(name, text)
+        else:
+            environment.present(name, text)
+        return text
+
+
+def warn_of_variables() -> None:
+    """A line on standard error for each PGQUEUE_ variable that nobody reads."""
+    environment.warn(lambda line: click.echo(f"pgqueue: warning: {line}", err=True))
+
+
 def database_options(function: F) -> F:
     """--database-url and --schema, before or after the subcommand; the later one counts."""
 
@@ -83,6 +113,10 @@ def database_options(function: F) -> F:
             chosen["url"] = database_url
         if schema is not None and ("schema" not in chosen or source("schema") is _ON_THE_LINE):
             chosen["schema"] = schema
+        if not isinstance(ctx.command, click.Group):  # which may have an option after it
+            for known, name in (("url", "PGQUEUE_DATABASE_URL"), ("schema", "PGQUEUE_SCHEMA")):
+                if known not in chosen and name in os.environ:
+                    environment.present(name, os.environ[name])
         return ctx.invoke(function, **rest)
 
     return with_options  # type: ignore[return-value]
@@ -93,6 +127,7 @@ _ON_THE_LINE = click.core.ParameterSource.COMMANDLINE
 
 def app_of(ctx: click.Context) -> PgQueue:
     """An app without tasks on the chosen database; closed when the command ends."""
+    warn_of_variables()
     app = PgQueue(ctx.obj.get("url"), schema=ctx.obj.get("schema", DEFAULT_SCHEMA))
     ctx.obj["url"] = app.conninfo
     ctx.call_on_close(app.close)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pgqueue.cli.common import database_options, json_option, print_json
+from pgqueue.cli.common import database_options, json_option, print_json, warn_of_variables
 from pgqueue.settings import DEFAULT_SCHEMA, database_url, describe, schema_name
 
 
@@ -28,6 +28,7 @@ def migrate(ctx: click.Context, /, revision: str, sql: bool, as_json: bool) -> N
     """
     from pgqueue import migrate as migrations  # brings Alembic: 0.1 s that no other command needs
 
+    warn_of_variables()
     schema = schema_name(ctx.obj.get("schema", DEFAULT_SCHEMA))
     if sql:
         click.echo(migrations.script(schema, revision))

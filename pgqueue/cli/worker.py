@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from pgqueue import logs
+from pgqueue import environment, logs
 from pgqueue.app import check
-from pgqueue.cli.common import database_options
+from pgqueue.cli.common import Variable, database_options
 from pgqueue.settings import WorkerSettings, conninfo_from_url, schema_name
 from pgqueue.worker.supervisor import Supervisor
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+log = logging.getLogger("pgqueue")
 
 _DEFAULTS = WorkerSettings()
 
@@ -24,6 +27,7 @@ def _option(name: str, kind: Any, **more: Any) -> Callable[[F], F]:
     flag = "--" + name.replace("_", "-")
     return click.option(
         flag,
+        cls=Variable,
         type=kind,
         default=getattr(_DEFAULTS, name),
         show_default=getattr(_DEFAULTS, name) is not None,
@@ -35,7 +39,7 @@ def _option(name: str, kind: Any, **more: Any) -> Callable[[F], F]:
 
 @click.command()
 @click.argument("app", metavar="MODULE:APP")
-@click.option("--queues", metavar="A,B", envvar="PGQUEUE_QUEUES", help="Queues to serve.  [default: all]")
+@click.option("--queues", cls=Variable, metavar="A,B", envvar="PGQUEUE_QUEUES", help="Queues to serve.  [default: all]")
 @_option("concurrency", int)
 @_option("processes", int)
 @_option("grace", float)
@@ -47,9 +51,12 @@ def _option(name: str, kind: Any, **more: Any) -> Callable[[F], F]:
 @_option("max_jobs_per_process", int, metavar="JOBS")
 @_option("max_memory", int, metavar="MB")
 @_option("max_age", float, metavar="SECONDS")
-@click.option("--drain", is_flag=True, envvar="PGQUEUE_DRAIN", help="Exit when nothing is left to run; see below.")
+@click.option(
+    "--drain", cls=Variable, is_flag=True, envvar="PGQUEUE_DRAIN", help="Exit when nothing is left to run; see below."
+)
 @click.option(
     "--log-level",
+    cls=Variable,
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
@@ -58,6 +65,7 @@ def _option(name: str, kind: Any, **more: Any) -> Callable[[F], F]:
 )
 @click.option(
     "--log-format",
+    cls=Variable,
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
@@ -93,6 +101,7 @@ def worker(
         conninfo_from_url(url)
     schema = ctx.obj.get("schema")
     logs.configure(log_level, log_format)
+    environment.warn(log.warning)
     supervisor = Supervisor(
         [sys.executable, "-m", "pgqueue.cli.child"],
         made,

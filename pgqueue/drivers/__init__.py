@@ -21,6 +21,7 @@ from pgqueue.drivers.connections import AsyncConnection, Kind, SyncConnection, k
 from pgqueue.drivers.psycopg import perform_raw, perform_raw_async
 from pgqueue.drivers.steps import (
     NO_TRANSACTION,
+    STANDBY,
     UNIQUE_VIOLATION,
     Call,
     Rows,
@@ -34,6 +35,7 @@ from pgqueue.errors import UnusableConnection
 
 __all__ = [
     "NO_TRANSACTION",
+    "STANDBY",
     "UNIQUE_VIOLATION",
     "AsyncConnection",
     "Call",

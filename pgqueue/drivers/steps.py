@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from pgqueue.errors import UnusableConnection
+from pgqueue.errors import SchemaError, UnusableConnection
 
 T = TypeVar("T")
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -47,6 +47,11 @@ TWO_PHASE = (
 
 NO_TRANSACTION = "25P01"
 UNIQUE_VIOLATION = "23505"
+_NOT_OURS = {
+    "42P01": "the schema holds no pgqueue tables: run `pgqueue migrate`",
+    "3F000": "the schema holds no pgqueue tables: run `pgqueue migrate`",
+    "42703": "the schema is another version's than this code: run `pgqueue migrate`",
+}
 _REFUSALS = {"25P02": ABORTED, "25006": READ_ONLY}
 
 
@@ -97,11 +102,18 @@ def sqlstate(error: BaseException | None) -> str | None:
 
 
 def explained(error: BaseException) -> BaseException:
-    """UnusableConnection for what the server says of a transaction that cannot take a job; any other error itself."""
-    refusal = _REFUSALS.get(sqlstate(error) or "")
-    if refusal is None or isinstance(error, UnusableConnection):
+    """UnusableConnection for what the server says of a transaction that cannot take a job, SchemaError for tables that
+    are missing or another version's; any other error itself."""
+    state = sqlstate(error) or ""
+    if isinstance(error, UnusableConnection):
         return error
-    made = UnusableConnection(refusal)
+    made: Exception
+    if state in _REFUSALS:
+        made = UnusableConnection(_REFUSALS[state])
+    elif state in _NOT_OURS:  # the server's first line names a table or column of ours, and no value
+        made = SchemaError(f"{_NOT_OURS[state]} ({(str(error).splitlines() or [state])[0]})")
+    else:
+        return error
     made.__cause__ = error
     return made
 

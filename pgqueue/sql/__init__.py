@@ -35,6 +35,10 @@ class Statements(Mapping[str, str]):
     def __getitem__(self, verb: str) -> str:
         return self._texts[verb]
 
+    def plan(self, verb: str) -> str:
+        """The statement under EXPLAIN, which plans it and runs nothing."""
+        return psycopg_sql.SQL("explain {}").format(psycopg_sql.SQL(self[verb])).as_string(None)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._texts)
 

@@ -36,7 +36,7 @@ class Heart(threading.Thread):
         self, conninfo: str, sql: Statements, lease: float, *, uniform: Callable[[], float] = random.random
     ) -> None:
         super().__init__(name="pgqueue-heart", daemon=True)
-        self._conninfo = conninfo
+        self.conninfo = conninfo
         self.sql = sql
         self._lease = lease
         self._uniform = uniform

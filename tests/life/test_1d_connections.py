@@ -30,7 +30,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from pgqueue import PgQueue, Task, UnusableConnection
+from pgqueue import PgQueue, SchemaError, Task, UnusableConnection
 from pgqueue.drivers import is_async, perform, perform_async, perform_either
 from pgqueue.drivers.steps import numbered
 from pgqueue.embedded import EmbeddedPostgres
@@ -41,6 +41,8 @@ from tests.life.callers import ASYNC, AUTOCOMMIT, KINDS, Undo, caller, django_da
 from tests.life.workbench import Ears, names
 
 Look = psycopg.Connection[Any]
+
+CANARY = "cAnArY"  # an argument that no message may show
 
 
 # -- every kind -----------------------------------------------------------------------------------------------------
@@ -702,3 +704,27 @@ def test_every_kind_works_in_a_schema_with_an_odd_name(pgqueue_blank_database: s
         asyncio.run(application(kind))
     assert len(app.jobs.list()) == 2 * len(KINDS)
     app.close()
+
+
+# -- tables that are not there --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_enqueue_where_there_are_no_tables_or_another_versions_says_so_and_can_be_rolled_back(
+    kind: str, app: PgQueue, send: Task[..., Any], pgqueue_database: str, connection: Look
+) -> None:
+    elsewhere = PgQueue(pgqueue_database, schema="elsewhere").task(name="t")(lambda: None)
+
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            for task, says in ((elsewhere, "no pgqueue tables: run `pgqueue migrate`"), (send, "another version's")):
+                with pytest.raises(SchemaError, match=says) as caught:
+                    await done(task.enqueue(mine.connection, *([CANARY] if task is send else [])))
+                assert CANARY not in str(caught.value)
+                assert str(caught.value).isprintable()
+                await mine.rollback()
+                assert await mine.execute("select 1") == [(1,)]
+
+    connection.execute("alter table pgqueue.jobs rename column tags to labels")
+    asyncio.run(application())
+    assert connection.execute("select count(*) from pgqueue.jobs").fetchone() == (0,)
