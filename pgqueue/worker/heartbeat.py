@@ -128,7 +128,7 @@ class Heart(threading.Thread):
     def connect(self) -> Bounded:
         """The live connection, opened when there is none. Raises an INFRASTRUCTURE error."""
         if self._raw is None or self._raw.closed:
-            self._raw, self._pooled = connect(self._conninfo, "heartbeat", self._lease * HEART_PATIENCE)
+            self._raw, self._pooled = connect(self.conninfo, "heartbeat", self._lease * HEART_PATIENCE)
         return self._raw
 
     def perform(self, steps: Steps[Any]) -> Any:
