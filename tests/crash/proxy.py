@@ -29,6 +29,7 @@ class Pair:
         self.ends = client, server
         self.name = ""  # its application_name
         self.forgotten = False
+        self.over = False
         self.losing = False  # what the server says is swallowed, and at the end of it the connection goes
 
     def cut(self) -> None:
@@ -74,7 +75,7 @@ class Proxy:
 
     def forget(self) -> int:
         """Half-open: the connections that exist now lead nowhere any more, and nobody is told. How many those are."""
-        forgotten = [pair for pair in list(self._pairs) if not pair.forgotten]
+        forgotten = [pair for pair in list(self._pairs) if not pair.forgotten and not pair.over]
         for pair in forgotten:
             pair.forgotten = True
         return len(forgotten)
@@ -148,6 +149,7 @@ class Proxy:
                     sink.sendall(data)
         if not pair.forgotten:  # then each end may go, and the other does not hear of it
             pair.cut()
+            pair.over = True
 
     def _arm(self, pair: Pair, data: bytes, asks: bool) -> None:
         with self._changed:
