@@ -13,6 +13,7 @@ maintenance/   chores any worker may do, safe to do twice: rescue, expire, prune
 monitor.py     the operator's eyes
 control.py     the operator's hands: redrive, purge, cancel, retry now
 environment.py the PGQUEUE_ variables, read strictly
+retention.py   how long ended jobs are kept, by the task and by default
 job.py, retry.py, settings.py, errors.py, schema.py   the ground all of them stand on
 cli/           the commands; migrate.py the migrations; embedded.py a PostgreSQL from a wheel; testing.py fixtures
 """

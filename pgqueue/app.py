@@ -22,11 +22,12 @@ from pgqueue.context import Context
 from pgqueue.control import DeadFilter
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform, perform_async, perform_raw
 from pgqueue.enqueue import NewJob
-from pgqueue.errors import ConfigurationError, DuplicateTask, JobNotFound, SchemaError
+from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler
 from pgqueue.job import Job
 from pgqueue.link import ENCODING
 from pgqueue.maintenance.chores import chores
+from pgqueue.retention import Retention
 from pgqueue.retry import Backoff, RetryPolicy
 from pgqueue.settings import (
     DEFAULT_MAX_ATTEMPTS,
@@ -66,11 +67,19 @@ class PgQueue:
 
     database: a URL (`postgresql://…`, also as SQLAlchemy writes it), an SQLAlchemy Engine on psycopg, or nothing:
     PGQUEUE_DATABASE_URL, looked up at first use. schema: the schema of the tables; "pgqueue". retention: seconds that a
-    finished job is kept at least; one day. Making one connects to nothing. Raises ConfigurationError.
+    finished job is kept at least; one day. keep, keep_dead, keep_dead_for: what tasks keep that do not say; no limit.
+    Making one connects to nothing. Raises ConfigurationError.
     """
 
     def __init__(
-        self, database: str | sa.Engine | None = None, *, schema: str = DEFAULT_SCHEMA, retention: float = RETENTION
+        self,
+        database: str | sa.Engine | None = None,
+        *,
+        schema: str = DEFAULT_SCHEMA,
+        retention: float = RETENTION,
+        keep: int | None = None,
+        keep_dead: int | None = None,
+        keep_dead_for: float | timedelta | None = None,
     ) -> None:
         if isinstance(database, sa.Engine):
             if database.dialect.driver != "psycopg":
@@ -87,6 +96,10 @@ class PgQueue:
         self._database = database
         self.schema = schema_name(schema)
         self.retention = positive_seconds("retention", retention)
+        try:
+            self.kept = Retention(keep=keep, keep_dead=keep_dead, keep_dead_for=keep_dead_for)
+        except InvalidOption as error:
+            raise ConfigurationError(str(error)) from None
         self.tasks: dict[str, Task[..., Any]] = {}
         self.events = Events()
         self.jobs = Jobs(self)
@@ -117,6 +130,10 @@ class PgQueue:
         retry: RetryPolicy | Backoff | None = None,
         timeout: float | timedelta | None = None,
         expires_in: float | timedelta | None = None,
+        keep: int | None = None,
+        keep_for: float | timedelta | None = None,
+        keep_dead: int | None = None,
+        keep_dead_for: float | timedelta | None = None,
         tags: tuple[str, ...] | list[str] = (),
         meta: Mapping[str, Any] | None = None,
         wake: bool = True,
@@ -128,8 +145,9 @@ class PgQueue:
             def send_welcome_email(user_id: int, email: str) -> dict: ...
 
         name: what rows call it; `module.function`. retry: a RetryPolicy, or a function of (attempt, error) that returns
-        seconds or None for no further attempt. timeout: seconds an attempt may run; no limit. The other options are the
-        defaults of its jobs, see `Options`. Raises InvalidTask, DuplicateTask, InvalidOption.
+        seconds or None for no further attempt. timeout: seconds an attempt may run; no limit. keep, keep_for,
+        keep_dead, keep_dead_for: how many of its finished and dead jobs stay, and how many seconds; as its app says.
+        The other options are the defaults of its jobs, see `Options`. Raises InvalidTask, DuplicateTask, InvalidOption.
         """
         if not function:
             return partial(self._register, **options)
@@ -291,7 +309,7 @@ class PgQueue:
                 settings,
                 self.retention,
                 random.random,
-                tasks=sorted(self.tasks),
+                tasks={name: task.retention for name, task in self.tasks.items()},
                 on_suspects=on_suspects,
             ),
         )

@@ -7,7 +7,7 @@ first, and returns plain data. `now` is for tests: None means the server's clock
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from psycopg import sql as psycopg_sql
 
 from pgqueue.drivers import UNIQUE_VIOLATION, Call, Rows, Steps, sqlstate
 from pgqueue.errors import UniqueKeyTaken
+from pgqueue.retention import Retention
 from pgqueue.sql import Statements
 
 Now = datetime | None
@@ -147,9 +148,17 @@ def release_ghosts(sql: Statements, worker_id: UUID, held: Sequence[int]) -> Ste
 
 
 def complete(
-    sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], results: list[str | None], now: Now = None
+    sql: Statements,
+    worker_id: UUID,
+    ids: list[int],
+    fences: list[int],
+    results: list[str | None],
+    now: Now = None,
+    *,
+    kept: list[bool] | None = None,
 ) -> Steps[set[int]]:
-    params = {"worker_id": worker_id, "ids": ids, "fences": fences, "results": results, "now": now}
+    """kept: whether each job goes to `finished_jobs`, or nowhere; None: all do."""
+    params = {"worker_id": worker_id, "ids": ids, "fences": fences, "results": results, "kept": kept, "now": now}
     return _ids((yield Call(sql["complete"], params)))
 
 
@@ -215,9 +224,11 @@ def cancel_running(
     return _ids((yield Call(sql["cancel_running"], params)))
 
 
-def settled(sql: Statements, ids: list[int], fences: list[int]) -> Steps[set[int]]:
-    """Which of these claims have been settled already, by us: asked after a settle whose answer was lost."""
-    return _ids((yield Call(sql["settled"], {"ids": ids, "fences": fences})))
+def settled(sql: Statements, worker_id: UUID, ids: list[int], fences: list[int]) -> Steps[dict[int, bool]]:
+    """Which of these claims have been settled already, asked after a settle whose answer was lost; and whether it is
+    certain that it was us: not so for a job that left no row, once this worker's lease has ended."""
+    rows = yield Call(sql["settled"], {"worker_id": worker_id, "ids": ids, "fences": fences})
+    return {row[0]: row[1] for row in rows}
 
 
 # -- rescue, cancel, expire, retry now, redrive, purge, prune -------------------------------------------------------
@@ -297,6 +308,33 @@ def prune(sql: Statements, ahead: int, retention: float) -> Steps[tuple[int, int
     """(made, emptied, dropped) partitions of `finished_jobs`. ahead: days; retention: seconds."""
     rows = yield Call(sql["prune"], {"ahead": ahead, "retention": retention})
     return rows[0]
+
+
+def retain(sql: Statements, policies: Mapping[str, Retention]) -> Steps[list[str]]:
+    """Writes down what these tasks keep; those whose row changed."""
+    ordered = sorted(policies.items())
+    each = {name: [getattr(policy, name) for _, policy in ordered] for name in Retention.NAMES}
+    return [row[0] for row in (yield Call(sql["retain"], {"tasks": [task for task, _ in ordered], **each}))]
+
+
+def to_prune(sql: Statements, pause: float, now: Now = None) -> Steps[dict[str, bool]]:
+    """The tasks whose turn it is, ours for `pause` seconds; and whether each limits its finished jobs."""
+    return dict((yield Call(sql["to_prune"], {"pause": pause, "now": now})))
+
+
+def surplus(sql: Statements, tasks: list[str], retention: float, limit: int, now: Now = None) -> Steps[Rows]:
+    """(id, finished_at) of finished jobs kept no longer, up to twice `limit`. retention: the default, in seconds."""
+    return (yield Call(sql["surplus"], {"tasks": tasks, "retention": retention, "limit": limit, "now": now}))
+
+
+def prune_finished(sql: Statements, ids: list[int], finished_at: list[datetime]) -> Steps[set[int]]:
+    """Removes these finished jobs."""
+    return _ids((yield Call(sql["prune_finished"], {"ids": ids, "finished_at": finished_at})))
+
+
+def prune_dead(sql: Statements, tasks: list[str], limit: int, now: Now = None) -> Steps[set[int]]:
+    """Removes up to `limit` dead jobs that are kept no longer."""
+    return _ids((yield Call(sql["prune_dead"], {"tasks": tasks, "limit": limit, "now": now})))
 
 
 # -- workers --------------------------------------------------------------------------------------------------------

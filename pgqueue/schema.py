@@ -7,6 +7,7 @@
     workers         one row for each process that claims; its lease is what rescue goes by
     sleepers        idle workers an enqueue may wake; a hint only, so UNLOGGED
     queues          a row for each queue that somebody paused
+    retention       how long ended jobs are kept, for each task that says so
 
 No foreign keys and no columns that grow on `jobs`: it is the hot table. Text with a named CHECK instead of enums, so
 that a state can be added without rewriting a type. Functions and views are in sql/function and sql/view.
@@ -203,5 +204,30 @@ def metadata(schema: str) -> MetaData:
         Column("paused", Boolean, nullable=False, server_default=text("false")),
         Column("paused_at", DateTime(timezone=True)),
         Column("paused_by", Text),
+    )
+
+    Table(
+        "retention",
+        meta,
+        Column("task", Text, primary_key=True),
+        Column("keep", Integer, comment="newest finished jobs that stay; null: no limit"),
+        Column("keep_for", Float, comment="seconds a finished job stays; null: the default"),
+        Column("keep_dead", Integer, comment="newest dead jobs that stay; null: no limit"),
+        Column("keep_dead_for", Float, comment="seconds a dead job stays; null: no limit"),
+        Column("changed_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        Column(
+            "prune_at",
+            DateTime(timezone=True),
+            nullable=False,
+            server_default=text("statement_timestamp()"),
+            comment="whoever comes then prunes it, and moves this ahead",
+        ),
+        CheckConstraint(
+            "keep >= 0 AND keep_for >= 0 AND keep_for < 'Infinity'::double precision", name="retention_keep"
+        ),
+        CheckConstraint(
+            "keep_dead >= 0 AND keep_dead_for >= 0 AND keep_dead_for < 'Infinity'::double precision",
+            name="retention_keep_dead",
+        ),
     )
     return meta

@@ -17,6 +17,7 @@ from pgqueue.drivers import AsyncConnection, SyncConnection
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
 from pgqueue.job import Job
+from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
 from pgqueue.sql import Statements
 
@@ -44,7 +45,9 @@ class CallOptions(TypedDict, total=False):
 
 
 class Home(Protocol):
-    """What a task needs of its app: the statements of its schema, and connections for delay()."""
+    """What a task needs of its app: the statements of its schema, connections for delay(), what is kept by default."""
+
+    kept: Retention
 
     @property
     def statements(self) -> Statements: ...
@@ -55,7 +58,7 @@ class Home(Protocol):
 
 
 class Task(Generic[P, R]):
-    """A registered function. `retry` and `timeout` are its defaults at run time; `options` those of its jobs.
+    """A registered function. `retry`, `timeout` and `retention` hold at run time; `options` are those of its jobs.
 
     P, for type checkers, is what a call that is enqueued takes: the function's own signature, without a Context that
     stands first. `function` is the function itself, and takes that, too.
@@ -70,11 +73,13 @@ class Task(Generic[P, R]):
         options: Options,
         retry: RetryPolicy,
         timeout: float | None,
+        retention: Retention,
     ) -> None:
         self.name = name
         self.function = function
         self.retry = retry
         self.timeout = timeout
+        self.retention = retention
         # A decorator's wrapper counts as well as what it wraps: either may be the async one.
         self.is_async = any(map(inspect.iscoroutinefunction, (function, inspect.unwrap(function))))
         self.signature = Signature(function, name)
@@ -173,6 +178,10 @@ def make(
     name: str | None = None,
     retry: object = None,
     timeout: object = None,
+    keep: Any = None,
+    keep_for: Any = None,
+    keep_dead: Any = None,
+    keep_dead_for: Any = None,
     **options: Any,
 ) -> Task[Any, Any]:
     """A Task of a plain function. Raises InvalidTask, InvalidOption."""
@@ -188,13 +197,14 @@ def make(
         raise InvalidTask(f"task {function.__name__} is a generator; a task returns once")
     if next(iter(inspect.signature(function).parameters), None) in ("self", "cls") and "." in _inside(function):
         raise InvalidTask(f"{function.__qualname__} looks like a method; a task must be a plain function")
-    _refuse_unknown("task", options, _OPTION_NAMES - {"run_at", "unique_key"})
+    _refuse_unknown("task", options, _OPTION_NAMES - {"run_at", "unique_key"} | set(Retention.NAMES))
     if callable(retry) and not isinstance(retry, RetryPolicy):
         retry = RetryPolicy(backoff=retry)
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise InvalidOption(
             f"retry must be a RetryPolicy or a function of (attempt, error), not {type(retry).__name__}"
         )
+    retention = Retention(keep, keep_for, keep_dead, keep_dead_for).over(home.kept)
     checked = Options(timeout=timeout, **options)  # type: ignore[arg-type]
     return Task(
         home,
@@ -203,6 +213,7 @@ def make(
         options=replace(checked, timeout=None),  # at run time the task's own holds: a new deploy may change it
         retry=retry or RetryPolicy(),
         timeout=checked.timeout,  # type: ignore[arg-type]
+        retention=retention,
     )
 
 

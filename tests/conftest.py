@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,3 +39,10 @@ def drain(app: PgQueue) -> Callable[..., None]:
         asyncio.run(app.worker(**fast).run_async())
 
     return run
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[logging.LogRecord]]:
+    """The log records of an event: `logged("claim_lost")`."""
+    caplog.set_level(logging.DEBUG, logger="pgqueue")
+    return lambda event: [record for record in caplog.records if getattr(record, "event", None) == event]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import psycopg
@@ -14,14 +14,17 @@ from pgqueue import db
 from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.maintenance.expire import expire, tell_expired
-from pgqueue.maintenance.prune import prune
+from pgqueue.maintenance.prune import prune, prune_jobs, retain
 from pgqueue.maintenance.rescue import sweep, tell
+from pgqueue.retention import Retention
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import Statements
 
 log = logging.getLogger("pgqueue")
 
 PRUNE_EVERY = 600.0  # seconds; an empty day costs one look at the catalogue
+PRUNE_JOBS_EVERY = 60.0  # seconds between prunes of the tasks that have a policy, by whichever worker
+_SHARE = 20.0  # of the time at most one part goes into them: they scan all of finished_jobs
 
 
 def chores(
@@ -30,29 +33,49 @@ def chores(
     retention: float,
     uniform: Callable[[], float],
     *,
-    tasks: list[str],
+    tasks: Mapping[str, Retention],
     on_suspects: Callable[[], None] | None,
 ) -> Callable[[Link, Events], Coroutine[Any, Any, None]]:
     """The chores of one worker: a coroutine function that never ends by itself.
 
-    on_suspects: called by each sweep that finds jobs of these tasks waiting that must run alone; None: nobody asks.
+    tasks: what each keeps of its ended jobs. on_suspects: called by each sweep that finds jobs of these tasks waiting
+    that must run alone; None: nobody asks.
     """
 
     async def look_after(link: Link, events: Events) -> None:
-        next_prune = 0.0
+        next_prune = next_turn = began = 0.0
+        turn: dict[str, bool] = {}  # tasks that we are pruning, a part between two sweeps: rescue must not wait for it
+        pause = PRUNE_JOBS_EVERY
+        retained = False
         tries = 0
         while True:
             try:
                 tell(await link.transaction(sweep(sql)), events)
-                if on_suspects is not None and await link.perform(db.suspects(sql, tasks, settings.queues)):
+                if on_suspects is not None and await link.perform(db.suspects(sql, sorted(tasks), settings.queues)):
                     on_suspects()
+                if not retained and time.monotonic() >= next_turn:  # before prune: a day may be kept from now on
+                    next_turn = time.monotonic() + pause  # should a right be missing
+                    await link.perform(retain(sql, tasks))
+                    retained, next_turn = True, 0.0
                 if time.monotonic() >= next_prune:
-                    await link.perform(prune(sql, retention))
                     next_prune = time.monotonic() + PRUNE_EVERY
+                    await link.perform(prune(sql, retention))
                 tell_expired(await link.perform(expire(sql)), events)  # after prune, which makes today's partition
+                if retained and not turn and time.monotonic() >= next_turn:
+                    began = time.monotonic()
+                    next_turn = began + pause
+                    turn = await link.perform(db.to_prune(sql, pause))
+                if turn and not await link.perform(prune_jobs(sql, turn, retention)):
+                    turn = {}
+                    pause = min(PRUNE_EVERY, max(PRUNE_JOBS_EVERY, _SHARE * (time.monotonic() - began)))
+                    next_turn = time.monotonic() + pause
                 tries = 0
             except INFRASTRUCTURE as error:
                 tries += 1
+                next_prune = 0.0
+                turn = {}  # by then it is somebody else's
+                if not retained:
+                    next_turn = 0.0
                 await link.pause(tries, error)
                 continue
             except psycopg.Error as error:  # a missing right, say: the worker can do without its chores
@@ -61,6 +84,9 @@ def chores(
                     error.diag.message_primary or type(error).__name__,
                     extra={"event": "chore_failed"},
                 )
+                turn = {}
+            if turn:
+                continue
             # Jittered, or a fleet that was started together sweeps together for ever.
             await asyncio.sleep(settings.sweep_interval * (0.8 + 0.4 * uniform()))
 

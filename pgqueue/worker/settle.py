@@ -211,11 +211,14 @@ class Settler:
 
     async def _write(self, batch: list[Settlement], write: Write) -> None:
         tries, looked_for_partitions = 0, False
+        unknown: set[int] = set()
         while True:
             try:
                 done = await self._link.perform(write(self._sql, self._worker_id, batch))
                 if tries:
-                    done |= await self._done_before([item for item in batch if item.attempt.claim.id not in done])
+                    before = await self._done_before([item for item in batch if item.attempt.claim.id not in done])
+                    done |= {job for job, certain in before.items() if certain}
+                    unknown = before.keys() - done
             except psycopg.errors.ProgramLimitExceeded as error:  # an OperationalError that no repeating cures
                 await self._one_by_one(batch, write, error)
                 return
@@ -241,19 +244,23 @@ class Settler:
             if item.attempt.claim.id in done:
                 count(item, self.counts)
                 tell(item, self._events, among_many=crowd)
+            elif item.attempt.claim.id in unknown:
+                tell_unknown(item.attempt)
             else:
                 self.counts.claims_lost += 1
                 tell_lost(item.attempt, self._events)
         if crowd and log.isEnabledFor(logging.INFO):
             _sum_up([item for item in batch if item.attempt.claim.id in done])
 
-    async def _done_before(self, missing: list[Settlement]) -> set[int]:
-        """Which of these an earlier write did, whose answer was lost with the connection."""
+    async def _done_before(self, missing: list[Settlement]) -> dict[int, bool]:
+        """Which of these an earlier write did, whose answer was lost with the connection; whether that is certain."""
+        if not missing:
+            return {}
         # What was to be given back leaves no trace; and if it was rescued instead, it has been given back as well.
-        given_back = {item.attempt.claim.id for item in missing if isinstance(item.verdict, ToGiveBack)}
+        given_back = {item.attempt.claim.id: True for item in missing if isinstance(item.verdict, ToGiveBack)}
         ids = [item.attempt.claim.id for item in missing]
         fences = [item.attempt.claim.fence for item in missing]
-        return given_back | await self._link.perform(db.settled(self._sql, ids, fences)) if missing else set()
+        return await self._link.perform(db.settled(self._sql, self._worker_id, ids, fences)) | given_back
 
     async def _one_by_one(self, batch: list[Settlement], write: Write, error: psycopg.Error) -> None:
         """One verdict that PostgreSQL refuses must not hold up the others; a result it refuses is dropped."""
@@ -283,7 +290,8 @@ def _claims(batch: list[Settlement]) -> tuple[list[int], list[int]]:
 
 
 def _complete(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
-    return db.complete(sql, worker_id, *_claims(batch), _each(batch, "result"))
+    kept = [item.attempt.task.retention.keeps_finished for item in batch]
+    return db.complete(sql, worker_id, *_claims(batch), _each(batch, "result"), kept=kept)
 
 
 def _retry(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
@@ -400,6 +408,15 @@ def tell_lost(attempt: Attempt, events: Events) -> None:
         extra={"event": "claim_lost", **attempt.log_fields, "fence": attempt.claim.fence},
     )
     _emit(events, "claim_lost", attempt)
+
+
+def tell_unknown(attempt: Attempt) -> None:
+    """The answer to its settle was lost, then the lease ended, and now the job is nowhere: it ended, and was not kept.
+    Whether by this run or by another nobody can tell: no event, no count, and no word of a loss."""
+    log.warning(
+        "this job has ended, by this run or, after a rescue, by another: the answer to its settle was lost",
+        extra={"event": "settle_unknown", **attempt.log_fields, "fence": attempt.claim.fence},
+    )
 
 
 def _emit(events: Events, name: str, attempt: Attempt, error: str | None = None, delay: float | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -41,18 +42,20 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "suspects": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_suspects"}),
     "next_due": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_due"}),
     "ghosts": ({"worker_id": WORKER, "held": IDS}, {"jobs_running", "jobs_pkey"}),
-    "complete": ({**EACH, "results": TEXTS}, {"jobs_pkey"}),
+    "complete": ({**EACH, "results": TEXTS, "kept": [True] * 20}, {"jobs_pkey"}),
     "retry": ({**EACH, "delays": [1.0] * 20, "errors": TEXTS, "tracebacks": TEXTS}, {"jobs_pkey"}),
     "dead_letter": ({**EACH, "reasons": ["attempts"] * 20, "errors": TEXTS, "tracebacks": TEXTS}, {"jobs_pkey"}),
     "give_back": ({**EACH, "delays": [1.0] * 20}, {"jobs_pkey"}),
     "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
-    "settled": ({"ids": IDS, "fences": [1] * 20}, set()),
+    "settled": ({"worker_id": WORKER, "ids": IDS, "fences": [1] * 20}, {"jobs_pkey"}),
     "rescue": (
         {"workers": [WORKER], "crashed": True, "why": "x", "max_crashes": 3, "now": None},
         {"jobs_running", "jobs_pkey"},
     ),
     "lapsed": ({"now": None}, {"jobs_running"}),
     "expire": ({"limit": 1_000, "now": None}, {"jobs_expiring", "jobs_pkey"}),
+    "prune_finished": ({"ids": IDS, "finished_at": [datetime.now(UTC)] * 20}, set()),
+    "prune_dead": ({"tasks": ["t"], "limit": 20, "now": None}, set()),
 }
 # What applications and operators run, in sessions of their own, planned when the tables are full.
 OTHERS: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -230,6 +233,23 @@ def test_looking_for_a_sleeper_passes_by_those_that_are_awake(plans: Plans, verb
         text = json.dumps([node for node in plans[verb, mode, stage] if node.get("Index Name") == "sleepers_asleep"])
         assert "sleepers_asleep" in text, probe
         assert "until" in text.replace("Filter", ""), probe
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_pruned_by_the_row_is_found_by_its_key(plans: Plans, mode: str, stage: str) -> None:
+    for verb, table, keys in (
+        ("prune_finished", re.compile(r"finished_jobs_"), re.compile(r"id = ")),
+        ("prune_dead", re.compile("dead_jobs"), re.compile(r"id = |task = ")),
+    ):
+        scans = [
+            node
+            for node in plans[verb, mode, stage]
+            if "Scan" in node["Node Type"] and table.match(node.get("Relation Name", node.get("Index Name", "")))
+        ]
+        assert scans
+        for node in scans:
+            assert node["Node Type"] == "Bitmap Heap Scan" or keys.search(node.get("Index Cond", "")), node
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -42,7 +42,7 @@ def test_a_blank_database_gets_the_whole_schema(blank: str, eyes: psycopg.Connec
     assert migrate.current(blank) is None
     migrate.upgrade(blank)
     assert migrate.current(blank) == migrate.head()
-    expected = {"jobs", "job_errors", "finished_jobs", "dead_jobs", "workers", "sleepers", "queues"}
+    expected = {"jobs", "job_errors", "finished_jobs", "dead_jobs", "workers", "sleepers", "queues", "retention"}
     views = {"all_jobs", "queue_stats", "job_history"}
     assert {name for name in relations(eyes) if not name.startswith("finished_jobs_")} == expected | views | {
         "alembic_version"
@@ -136,6 +136,21 @@ def test_the_way_down_leaves_an_empty_schema_and_the_way_up_again_the_same_one(
         assert eyes.execute(f"select count(*) from {catalogue} = 'pgqueue'::regnamespace").fetchone() == (0,)
     assert migrate.current(blank) is None
     migrate.upgrade(blank)
+    assert picture(eyes) == before
+
+
+def test_the_way_to_and_from_retention_keeps_the_rights_on_prune_and_what_it_does(
+    blank: str, eyes: psycopg.Connection[Any]
+) -> None:
+    migrate.to(blank, "pgqueue", "0002")
+    before = picture(eyes)
+    migrate.to(blank, "pgqueue", "0003")
+    with new_role(blank, "execute on function pgqueue.prune(integer, double precision)") as role:
+        may = f"select has_function_privilege('{role}', 'pgqueue.prune(integer, double precision)', 'execute')"
+        for revision in ("0002", "0003", "0002"):
+            migrate.to(blank, "pgqueue", revision)
+            assert eyes.execute("select made from pgqueue.prune(7, 86400)").fetchone() == (0,)
+            assert eyes.execute(may).fetchone() == (True,)
     assert picture(eyes) == before
 
 

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from pgqueue import (
+    ConfigurationError,
     Context,
     DuplicateTask,
     InvalidArguments,
@@ -27,6 +29,7 @@ from pgqueue import (
     Task,
 )
 from pgqueue.enqueue import NewJob, Options
+from pgqueue.retention import Retention
 
 
 @pytest.fixture
@@ -408,3 +411,35 @@ def test_a_task_with_annotations_that_cannot_be_read_stops_a_worker_at_the_start
 
     with pytest.raises(InvalidTask, match=f"task {send.name}: .*cannot be resolved"):
         app.worker()
+
+
+# -- retention -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [True, -1, 1.0, "5", 2**31, math.nan, [1]])
+@pytest.mark.parametrize("option", ["keep", "keep_dead"])
+def test_a_count_of_jobs_to_keep_is_a_whole_number_or_refused_by_name(app: PgQueue, option: str, value: Any) -> None:
+    with pytest.raises(InvalidOption, match=f"^{option} must be "):
+        app.task(name="t", **{option: value})(lambda: None)
+    with pytest.raises(ConfigurationError, match=f"^{option} must be "):
+        PgQueue("postgresql://localhost/nowhere", **{option: value})
+    assert not app.tasks
+
+
+@pytest.mark.parametrize("value", [True, -1, "5", math.nan, math.inf, timedelta(seconds=-1), timedelta(days=4000)])
+@pytest.mark.parametrize("option", ["keep_for", "keep_dead_for"])
+def test_how_long_jobs_are_kept_is_a_duration_or_refused_by_name(app: PgQueue, option: str, value: Any) -> None:
+    with pytest.raises(InvalidOption, match=f"^{option} must be "):
+        app.task(name="t", **{option: value})(lambda: None)
+    if option == "keep_dead_for":
+        with pytest.raises(ConfigurationError, match=f"^{option} must be "):
+            PgQueue("postgresql://localhost/nowhere", keep_dead_for=value)
+    assert not app.tasks
+
+
+def test_retention_is_an_option_of_a_task_and_not_of_one_call(app: PgQueue) -> None:
+    task = app.task(name="t", keep=0, keep_for=timedelta(minutes=1), keep_dead=5, keep_dead_for=2)(lambda: None)
+    assert task.retention == Retention(0, 60.0, 5, 2.0)
+    for option in Retention.NAMES:
+        with pytest.raises(InvalidOption, match=f"takes no option '{option}'"):
+            task.options(**{option: 1})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -69,10 +68,3 @@ def asleep(connection: psycopg.Connection[Any]) -> Callable[..., None]:
         eventually(are_asleep)
 
     return wait
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture) -> Callable[[str], list[logging.LogRecord]]:
-    """The log records of an event: `logged("claim_lost")`."""
-    caplog.set_level(logging.DEBUG, logger="pgqueue")
-    return lambda event: [record for record in caplog.records if getattr(record, "event", None) == event]

@@ -91,6 +91,73 @@ def test_a_settle_that_was_committed_unheard_counts_once(
     assert "claim_lost" not in told
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "told", "logs"),
+    [
+        ("nothing", ["completed"], []),
+        ("the lease ended", [], ["settle_unknown"]),
+        ("it was rescued", ["claim_lost"], ["claim_lost"]),
+        ("it was rescued and has ended elsewhere", [], ["settle_unknown"]),
+        ("it was rescued and died elsewhere", ["claim_lost"], ["claim_lost"]),
+    ],
+)
+def test_the_end_of_a_job_that_is_not_kept_is_never_a_loss_that_was_none_nor_a_success_that_may_be_anothers(
+    app, connection, pgqueue_database, logged, meanwhile, told, logs
+):
+    heard: list[str] = []
+
+    @app.task(keep=0)
+    def note() -> None:
+        """Claimed by hand below."""
+
+    for name in ("completed", "claim_lost"):
+        app.on(name)(lambda event: heard.append(event.name))
+    note.enqueue(connection)
+    worker_id = worker_row(app, connection, [note.name])
+    (claim,) = run(connection, db.claim(app.statements, worker_id, [note.name], None, 1))
+
+    class Unluckier(Unlucky):
+        """What happens meanwhile does so before the first statement (then it does nothing), or after."""
+
+        async def perform(self, steps: Any) -> Any:
+            if self.breaks and "rescued" in meanwhile:
+                rescue()
+            try:
+                return await super().perform(steps)
+            except psycopg.OperationalError:
+                if meanwhile == "the lease ended":
+                    run(connection, db.leave(app.statements, [worker_id]))
+                raise
+
+    def rescue() -> None:
+        run(connection, db.leave(app.statements, [worker_id]))
+        run(connection, db.rescue(app.statements, [worker_id], crashed=False, why="", max_crashes=3))
+        if "elsewhere" in meanwhile:
+            other = worker_row(app, connection, [note.name])
+            (again,) = run(connection, db.claim(app.statements, other, [note.name], None, 1))
+            mine = app.statements, other, [again.id], [again.fence]
+            if "died" in meanwhile:
+                run(connection, db.dead_letter(*mine, ["attempts"], ["no"], [None]))
+            else:
+                run(connection, db.complete(*mine, [None], kept=[False]))
+
+    async def settle() -> None:
+        link = Unluckier(pgqueue_database, "settle", random.random)
+        settler = Settler(app.statements, link, worker_id, app.events, **alone)
+        writing = asyncio.create_task(settler.run())
+        settler.add(Settlement(attempt(claim, note, worker_id), ToComplete("42"), 0.1))
+        await settler.flushed()
+        await app.events.finish(5)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await link.close()
+
+    asyncio.run(settle())
+    assert heard == told
+    assert [name for name in ("claim_lost", "settle_unknown") for _ in logged(name)] == logs
+    assert connection.execute("select from pgqueue.finished_jobs").fetchall() == []
+
+
 def test_a_worker_whose_registration_was_committed_unheard_works(app, work, connection, monkeypatch):
     perform, lost = Heart.perform, []
 

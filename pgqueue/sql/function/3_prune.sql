@@ -1,5 +1,6 @@
 -- prune(ahead, retention): makes the day partitions of finished_jobs up to `ahead` days from today (UTC), empties those
--- whose last moment is older than `retention` seconds, and drops at most one that has been out of use for a week.
+-- whose last moment is older than `retention` seconds and than the longest keep_for of a task, and drops at most one that
+-- has been out of use for a week.
 -- CREATE … LIKE and ATTACH disturb nobody (CREATE … PARTITION OF would wait for every reader of the parent); TRUNCATE
 -- locks the old leaf alone; DROP locks the parent, so it comes last, rarely, on an empty leaf. Whatever cannot be had
 -- within lock_timeout is left to the next call.
@@ -15,7 +16,7 @@ as $$
 declare
     home constant text := {schema_literal};
     today constant date := statement_timestamp()::date;
-    cutoff constant date := (statement_timestamp() - prune.retention * interval '1 second')::date;
+    cutoff date;
     leaf record;
     filled boolean;
     name text;
@@ -26,6 +27,9 @@ begin
     made := 0;
     emptied := 0;
     dropped := 0;
+    select (statement_timestamp() - greatest(prune.retention, max(own.keep_for)) * interval '1 second')::date
+    into cutoff
+    from {schema}.retention as own;
     for day in 0 .. least(prune.ahead, 366) loop
         name := 'finished_jobs_' || to_char(today + day, 'YYYYMMDD');
         continue when to_regclass(format('%I.%I', home, name)) is not null;

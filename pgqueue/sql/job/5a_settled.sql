@@ -1,11 +1,21 @@
 -- settled: which of these claims were settled already? Asked when a settle is repeated after a lost connection and finds
--- no row: the first one may have been committed. In: ids bigint[], fences int[]. Out: ids. Caller: db.settled
--- Looked up by id and fence in whatever the settle would have written.
+-- no row: the first one may have been committed. In: ids bigint[], fences int[], worker_id uuid
+-- Out: id, certain; an id that is missing was lost to somebody else. Caller: db.settled
+-- Looked up by id and fence in whatever the settle would have written. A job that is nowhere has ended, and its task
+-- keeps nothing, or it was pruned since. While this worker's row stands nobody rescued anything from it: it was us. With
+-- the row gone the job may as well have been rescued and have ended elsewhere: not certain. (Scalar subqueries: NOT EXISTS
+-- would become a join, and that may walk all of an index.)
 with asked as (
     select * from unnest(%(ids)s::bigint[], %(fences)s::int[]) as a (id, fence)
 )
-select asked.id from asked join {schema}.finished_jobs as job on job.id = asked.id and job.fence = asked.fence
+select asked.id, true from asked join {schema}.finished_jobs as job on job.id = asked.id and job.fence = asked.fence
 union
-select asked.id from asked join {schema}.dead_jobs as job on job.id = asked.id and job.fence = asked.fence
+select asked.id, true from asked join {schema}.dead_jobs as job on job.id = asked.id and job.fence = asked.fence
 union
-select asked.id from asked join {schema}.job_errors as e on e.job_id = asked.id and e.fence = asked.fence
+select asked.id, true from asked join {schema}.job_errors as e on e.job_id = asked.id and e.fence = asked.fence
+union
+select asked.id, exists (select from {schema}.workers where id = %(worker_id)s)
+from asked
+where (select true from {schema}.jobs where id = asked.id limit 1) is null
+    and (select true from {schema}.finished_jobs where id = asked.id limit 1) is null
+    and (select true from {schema}.dead_jobs where id = asked.id limit 1) is null
