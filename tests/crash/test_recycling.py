@@ -67,7 +67,8 @@ def test_jobs_that_pass_through_processes_of_ten_jobs_each_lose_no_attempt(start
     jobs = tasks.quick.enqueue_many(connection, [("",)] * 100)
     worker = start(max_jobs_per_process=10, processes=2, concurrency=1, drain=True)
     assert worker.wait() == 0
-    assert [row(connection, job)[:4] for job in jobs] == [("completed", 1, 1, 0)] * 100
+    ends = [row(connection, job)[:4] for job in jobs]  # a fence may be higher: what was claimed ahead is given back
+    assert [(state, attempt, crashes) for state, attempt, _, crashes in ends] == [("completed", 1, 0)] * 100
     assert worker.log("child_replaced")
     assert not worker.log("child_died")
 
