@@ -70,7 +70,11 @@ def test_it_plays_every_scene_and_leaves_nothing_running(environment: dict[str, 
 def test_however_it_is_stopped_nothing_of_it_goes_on(
     environment: dict[str, str], number: signal.Signals, code: int, said: str
 ) -> None:
-    process = subprocess.Popen(LINE, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        process = subprocess.Popen(LINE, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("a roll-back"):  # now a worker is at work
