@@ -6,9 +6,34 @@ import logging
 import threading
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
+from pgqueue.errors import TransactionRefused
 from pgqueue.job import Job
+
+if TYPE_CHECKING:
+    import psycopg
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+S = TypeVar("S", covariant=True)
+A = TypeVar("A", covariant=True)
+
+
+class Transaction(Protocol[S, A]):
+    """What `ctx.transaction()` returns: `with` gives S, `async with` gives A. An exception goes through it."""
+
+    def __enter__(self) -> S: ...
+    def __exit__(self, kind: Any, error: Any, trace: Any, /) -> None: ...
+    async def __aenter__(self) -> A: ...
+    async def __aexit__(self, kind: Any, error: Any, trace: Any, /) -> None: ...
+
+
+class Own(Protocol):
+    """What a job may settle by itself; its worker's, see worker/transaction.py."""
+
+    def transaction(self, *, driver: bool) -> Transaction[Any, Any]: ...
+    def complete(self, result: Any) -> None: ...
 
 
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
@@ -30,8 +55,39 @@ class Context:
     job: Job
     log: JobLogger
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
+    _own: Own | None = field(default=None, repr=False)
 
     @property
     def cancelled(self) -> bool:
-        """True once the job should end: its worker's grace period is over, or its time is up. For sync tasks."""
+        """True once the job should end: its worker's grace period is over, its time is up, or its claim was found lost.
+        For sync tasks."""
         return self._stop.is_set()
+
+    @overload
+    def transaction(self, *, driver: Literal[False] = False) -> Transaction[Session, AsyncSession]: ...
+    @overload
+    def transaction(
+        self, *, driver: Literal[True]
+    ) -> Transaction[psycopg.Connection[tuple[Any, ...]], psycopg.AsyncConnection[tuple[Any, ...]]]: ...
+    def transaction(self, *, driver: bool = False) -> Transaction[Any, Any]:
+        """A transaction whose commit also completes the job: `with ctx.transaction() as session:`.
+
+        `with` gives an SQLAlchemy Session, `async with` an AsyncSession; driver=True a psycopg connection. At the end
+        of the block the completion is written into it, checked against the fence, and all is committed. Raises
+        ClaimLost there when the job was taken from this run: everything is rolled back. An exception inside rolls back,
+        and the job is settled as it ends. Raises TransactionRefused without a worker, for a second one, and for a
+        `with` in an async job.
+        """
+        return self._owned("transaction").transaction(driver=driver)
+
+    def complete(self, result: Any) -> None:
+        """Inside ctx.transaction(): what its commit stores as the job's result; without it that is null."""
+        self._owned("complete").complete(result)
+
+    def _owned(self, name: str) -> Own:
+        if self._own is None:
+            raise TransactionRefused(
+                f"ctx.{name}() needs a worker, whose claim it completes: this Context was made by hand; "
+                "in tests run the job with app.worker(drain=True)"
+            )
+        return self._own

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from psycopg import sql as psycopg_sql
@@ -229,6 +229,19 @@ def settled(sql: Statements, worker_id: UUID, ids: list[int], fences: list[int])
     certain that it was us: not so for a job that left no row, once this worker's lease has ended."""
     rows = yield Call(sql["settled"], {"worker_id": worker_id, "ids": ids, "fences": fences})
     return {row[0]: row[1] for row in rows}
+
+
+Standing = Literal["held", "completed", "lost"]
+
+
+def standing(sql: Statements, worker_id: UUID, job_id: int, fence: int) -> Steps[Standing]:
+    """What became of a claim that its job's own transaction was to complete, after a COMMIT that was not answered. Not
+    in one transaction: the second statement is to see what the first has waited for. A job that left no row counts as
+    completed while this worker's lease stands."""
+    if (yield Call(sql["standing"], {"worker_id": worker_id, "id": job_id, "fence": fence})):
+        return "held"
+    done = yield from settled(sql, worker_id, [job_id], [fence])
+    return "completed" if done.get(job_id) else "lost"
 
 
 # -- rescue, cancel, expire, retry now, redrive, purge, prune -------------------------------------------------------

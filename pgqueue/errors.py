@@ -12,6 +12,7 @@
     │   └── UnusableConnection (TypeError)   not a connection, or not one that can take a job now
     ├── WorkerError
     │   ├── ClaimLost                        the job was rescued or cancelled while this run went on
+    │   ├── TransactionRefused (RuntimeError)  ctx.transaction() or ctx.complete() where it cannot work
     │   ├── TaskTimeout (TimeoutError)       an attempt ran longer than its timeout
     │   └── BadRow (ValueError)              a stored job that cannot be read
     ├── OperationError                       what an operator asked for cannot be done
@@ -80,6 +81,10 @@ class WorkerError(PgQueueError):
 
 class ClaimLost(WorkerError):
     """The job was rescued or cancelled while this run went on; its result is dropped."""
+
+
+class TransactionRefused(WorkerError, RuntimeError):
+    """`ctx.transaction()` or `ctx.complete()` where it cannot work: without a worker, twice, `with` in an async job."""
 
 
 class TaskTimeout(WorkerError, TimeoutError):

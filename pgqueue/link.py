@@ -84,6 +84,21 @@ def session(milliseconds: int, *, local: bool = False) -> Composed:
     return _ALL.format(SQL(", ").join([*calls, newer]))
 
 
+@cache
+def for_jobs(idle: int, *, local: bool = False) -> Composed:
+    """The same for a job's own transaction. idle: milliseconds that it may be idle, 0: none. How its statements are
+    planned stays as the database has it."""
+    settings = {
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+        "idle_session_timeout": "0",
+        "idle_in_transaction_session_timeout": str(idle),
+    }
+    calls: list[Composable] = [_SET.format(name, value, local) for name, value in settings.items()]
+    newer = _NEWER.format(_SET.format("transaction_timeout", "0", local))
+    return _ALL.format(SQL(", ").join([*calls, newer]))
+
+
 def reach(conninfo: str, patience: float) -> dict[str, Any]:
     """What a worker adds to the URL so that a dead peer is noticed by the operating system too, and a standby is not
     taken for the primary. Whatever the URL says itself stands."""

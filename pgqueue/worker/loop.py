@@ -15,6 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -27,9 +28,10 @@ from pgqueue.sql import Statements
 from pgqueue.task import Task
 from pgqueue.worker.ahead import PATIENCE, Ahead
 from pgqueue.worker.claim import Attempt, Claimer
-from pgqueue.worker.run import Failed, Outcome, Run, describe, trace
-from pgqueue.worker.settle import Settlement, Settler, ToGiveBack, decide
+from pgqueue.worker.run import Completed, End, Failed, Lost, Outcome, Run, describe, trace
+from pgqueue.worker.settle import Settlement, Settler, ToGiveBack, complete_one, decide
 from pgqueue.worker.threads import Threads
+from pgqueue.worker.transaction import Connections, Fenced
 from pgqueue.worker.wake import Wake
 
 log = logging.getLogger("pgqueue")
@@ -93,6 +95,14 @@ class Loop:
             written=self._written,
             busy=lambda: bool(self._ready),
         )
+        self._connections = Connections(
+            conninfo,
+            most=settings.concurrency,
+            lease=settings.lease,
+            patience=settings.patience,
+            uniform=uniform,
+        )
+        self._fence = partial(Fenced, sql, self._connections, partial(complete_one, sql, worker_id), worker_id)
         self._runs: set[Run] = set()
         self._ready: deque[Attempt] = deque()  # claimed, and waiting for a slot
         self._ahead = Ahead(time.monotonic)
@@ -156,6 +166,7 @@ class Loop:
             for link in (self._claim_link, self._settle_link, self._chore_link, self._wake):
                 await link.close()
             self._threads.close()
+            self._connections.close()
 
     # -- claim -----------------------------------------------------------------------------------------------------
 
@@ -298,26 +309,32 @@ class Loop:
             log.debug("started", extra={"event": "job_started", **attempt.log_fields})
         if self._events.wanted("started"):
             self._events.emit(Event("started", attempt.job))
-        run = Run(attempt, self._threads, self._ended)
+        run = Run(attempt, self._threads, self._ended, self._fence)
         self._runs.add(run)
         run.start()
 
-    def _ended(self, run: Run, outcome: Outcome) -> None:
+    def _ended(self, run: Run, outcome: End) -> None:
         self._runs.discard(run)
-        attempt = run.attempt
-        policy = attempt.policy or attempt.task.retry
-        number, most = attempt.claim.attempt, attempt.claim.max_attempts
-        try:
-            verdict = decide(outcome, number, most, policy, self._uniform)
-        except Exception as error:  # the job's own code again: a Steer with a broken __str__, say
-            verdict = decide(Failed(error, describe(error), trace(error)), number, most, policy, self._uniform)
-        self._settler.add(Settlement(attempt, verdict, time.monotonic() - run.began))
+        seconds = time.monotonic() - run.began
+        if isinstance(outcome, Completed | Lost):
+            self._settler.note(run.attempt, outcome, seconds)
+        else:
+            self._settle(run.attempt, outcome, seconds)
         if self._ready:
             self._start_ready()
         else:
             self._settler.hurry()
         if len(self._runs) + len(self._ready) <= self._few:
             self._wake.ring()
+
+    def _settle(self, attempt: Attempt, outcome: Outcome, seconds: float) -> None:
+        policy = attempt.policy or attempt.task.retry
+        number, most = attempt.claim.attempt, attempt.claim.max_attempts
+        try:
+            verdict = decide(outcome, number, most, policy, self._uniform)
+        except Exception as error:  # the job's own code again: a Steer with a broken __str__, say
+            verdict = decide(Failed(error, describe(error), trace(error)), number, most, policy, self._uniform)
+        self._settler.add(Settlement(attempt, verdict, seconds))
 
     def _written(self, number: int) -> None:
         self._ahead.settled(number)

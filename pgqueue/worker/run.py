@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,10 +21,11 @@ import psycopg
 from sqlalchemy.exc import StatementError
 
 from pgqueue.context import Context, JobLogger
-from pgqueue.errors import Steer, TaskTimeout
+from pgqueue.errors import Steer, TaskTimeout, TransactionRefused
 from pgqueue.settings import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.threads import Threads
+from pgqueue.worker.transaction import Fenced
 
 log = logging.getLogger("pgqueue")
 
@@ -64,7 +66,20 @@ class Interrupted:
     """The worker stops, and this attempt with it: no attempt is used."""
 
 
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Its own transaction has completed it: nothing is left to write. result: as JSON."""
+
+    result: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Its own transaction found the claim lost, and was rolled back: nothing may be written."""
+
+
 Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted
+End = Outcome | Completed | Lost
 
 
 class Run:
@@ -74,10 +89,19 @@ class Run:
     what else there is to do about it hangs on that task's end, and on a timer where there is a timeout.
     """
 
-    def __init__(self, attempt: Attempt, threads: Threads, ended: Callable[[Run, Outcome], None]) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        threads: Threads,
+        ended: Callable[[Run, End], None],
+        fence: Callable[[Attempt, threading.Event], Fenced],
+    ) -> None:
+        """fence: makes what gives the job its own transaction, if it takes a Context."""
         self.attempt = attempt
         self._threads = threads
         self._ended = ended
+        self._fence = fence
+        self._fenced: Fenced | None = None
         self._context: Context | None = None
         self._interrupted = False
         self._timed_out = False
@@ -97,6 +121,7 @@ class Run:
         parameter = task.signature.context_parameter
         if parameter is not None:
             self._context = Context(attempt.job, JobLogger(log, attempt.log_fields))
+            self._fenced = self._context._own = self._fence(attempt, self._context._stop)
             arguments = arguments | {parameter: self._context}
         if task.is_async:
             # A task of its own: the job may cancel itself or be cancelled without taking the worker along.
@@ -120,6 +145,8 @@ class Run:
         self._timed_out = True
         if self._context is not None:
             self._context._stop.set()
+        if self._fenced is not None:
+            self._fenced.late = True
         assert self._body is not None
         if self.attempt.task.is_async:
             self._body.cancel()
@@ -148,7 +175,8 @@ class Run:
             outcome = Failed(error, f"{type(error).__name__} while its error was read")
         self._ended(self, outcome)
 
-    def _outcome(self, body: asyncio.Future[Any]) -> Outcome:
+    def _outcome(self, body: asyncio.Future[Any]) -> End:
+        stage = "none" if self._fenced is None else self._fenced.over()
         result, error = None, None
         try:
             result = body.result()
@@ -158,6 +186,14 @@ class Run:
                 raise TypeError("the task returned something to be awaited: declare it with async def")
         except BaseException as caught:
             error = caught.error if isinstance(caught, _Exit) else caught
+        if stage == "lost":
+            return Lost()
+        if stage == "completed":
+            assert self._fenced is not None
+            self._afterwards(result, error)
+            return Completed(self._fenced.result)
+        if stage == "open" and error is None:
+            error = TransactionRefused("the task ended while its ctx.transaction() was open: it is rolled back")
         if self._timed_out:  # whatever it did on the way out, it was late
             late = TaskTimeout(f"the attempt ran longer than its timeout of {self.attempt.timeout:g} s")
             return Failed(late, describe(late), None, timed_out=True)
@@ -168,6 +204,14 @@ class Run:
         if self._interrupted:
             return Interrupted()  # what a job raises when it is told to end is no failure of its own
         return Failed(error, describe(error), trace(error))
+
+    def _afterwards(self, result: Any, error: BaseException | None) -> None:
+        """Whatever a job does after its transaction, it is completed: said aloud, since nothing else comes of it."""
+        fields = {"event": "after_completion", **self.attempt.log_fields}
+        if error is not None and not self._interrupted:
+            log.error("failed after its own transaction had completed it", extra=fields, exc_info=error)
+        elif result is not None:
+            log.warning("its result is dropped: ctx.complete(result) inside the transaction keeps one", extra=fields)
 
 
 class _Exit(Exception):

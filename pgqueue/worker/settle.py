@@ -30,7 +30,17 @@ from pgqueue.retry import RetryPolicy, StoredRetryPolicy
 from pgqueue.settings import MAX_ERROR_CHARS, PARTITIONS_AHEAD
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
-from pgqueue.worker.run import Failed, Interrupted, Outcome, Steered, Succeeded, Unreadable, clean
+from pgqueue.worker.run import (
+    Completed,
+    Failed,
+    Interrupted,
+    Lost,
+    Outcome,
+    Steered,
+    Succeeded,
+    Unreadable,
+    clean,
+)
 
 _ENOUGH = 250  # verdicts; more in one write win nothing
 _LINGER = 0.01  # seconds that a busy worker waits for more of them
@@ -176,6 +186,16 @@ class Settler:
         if len(self._waiting) >= _ENOUGH:
             self._enough.set()
 
+    def note(self, attempt: Attempt, end: Completed | Lost, seconds: float) -> None:
+        """What a job's own transaction has settled is counted and told as the rest; nothing is left to write."""
+        if isinstance(end, Lost):
+            self._lost(attempt)
+        else:
+            item = Settlement(attempt, ToComplete(end.result), seconds)
+            count(item, self.counts)
+            tell(item, self._events)
+        self._written(1)
+
     def hurry(self) -> None:
         """Nothing more is about to end: what waits is written now."""
         self._enough.set()
@@ -247,10 +267,13 @@ class Settler:
             elif item.attempt.claim.id in unknown:
                 tell_unknown(item.attempt)
             else:
-                self.counts.claims_lost += 1
-                tell_lost(item.attempt, self._events)
+                self._lost(item.attempt)
         if crowd and log.isEnabledFor(logging.INFO):
             _sum_up([item for item in batch if item.attempt.claim.id in done])
+
+    def _lost(self, attempt: Attempt) -> None:
+        self.counts.claims_lost += 1
+        tell_lost(attempt, self._events)
 
     async def _done_before(self, missing: list[Settlement]) -> dict[int, bool]:
         """Which of these an earlier write did, whose answer was lost with the connection; whether that is certain."""
@@ -292,6 +315,11 @@ def _claims(batch: list[Settlement]) -> tuple[list[int], list[int]]:
 def _complete(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
     kept = [item.attempt.task.retention.keeps_finished for item in batch]
     return db.complete(sql, worker_id, *_claims(batch), _each(batch, "result"), kept=kept)
+
+
+def complete_one(sql: Statements, worker_id: UUID, attempt: Attempt, result: str | None) -> Steps[set[int]]:
+    """The same write for a job that completes in a transaction of its own."""
+    return _complete(sql, worker_id, [Settlement(attempt, ToComplete(result), 0.0)])
 
 
 def _retry(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:

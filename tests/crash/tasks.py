@@ -15,6 +15,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from pgqueue import Context, PgQueue, RetryPolicy
 from pgqueue.events import Event
 from pgqueue.job import Job
@@ -167,6 +169,26 @@ def die(ctx: Context, ways: list[str]) -> None:
             except MemoryError:
                 os.abort()  # as C code does whose malloc fails
             raise AssertionError(f"{len(hoard)} MB were to be had")
+
+
+@app.task
+def transact_thread(ctx: Context) -> None:
+    """One effect in the database, in a transaction that also completes the job; nothing else keeps it from two. Who
+    runs it after another takes longer: the other may wake up meanwhile."""
+    time.sleep(0.05 if ctx.job.fence == 1 else 0.5)
+    with ctx.transaction() as session:
+        effect = {"job": ctx.job.id, "fence": ctx.job.fence}
+        session.execute(sa.text("insert into effects (job_id, fence) values (:job, :fence)"), effect)
+        time.sleep(0.01)
+
+
+@app.task
+async def transact_slot(ctx: Context) -> None:
+    """The same on the event loop, and on psycopg."""
+    await asyncio.sleep(0.05 if ctx.job.fence == 1 else 0.5)
+    async with ctx.transaction(driver=True) as raw:
+        await raw.execute("insert into effects (job_id, fence) values (%s, %s)", [ctx.job.id, ctx.job.fence])
+        await asyncio.sleep(0.01)
 
 
 _hoard = []

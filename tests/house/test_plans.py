@@ -48,6 +48,7 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "give_back": ({**EACH, "delays": [1.0] * 20}, {"jobs_pkey"}),
     "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
     "settled": ({"worker_id": WORKER, "ids": IDS, "fences": [1] * 20}, {"jobs_pkey"}),
+    "standing": ({"worker_id": WORKER, "id": 1, "fence": 1}, {"jobs_pkey"}),
     "rescue": (
         {"workers": [WORKER], "crashed": True, "why": "x", "max_crashes": 3, "now": None},
         {"jobs_running", "jobs_pkey"},

@@ -13,9 +13,10 @@ import pytest
 from pgqueue import PgQueue
 from pgqueue.worker.solo import Worker
 from tests.crash.processes import ledger, start
+from tests.crash.proxy import proxy
 from tests.helpers import eventually
 
-__all__ = ["ledger", "start"]
+__all__ = ["ledger", "proxy", "start"]
 
 Work = Callable[..., Worker]
 
