@@ -15,7 +15,8 @@ control.py     the operator's hands: redrive, purge, cancel, retry now
 environment.py the PGQUEUE_ variables, read strictly
 retention.py   how long ended jobs are kept, by the task and by default
 job.py, retry.py, settings.py, errors.py, schema.py   the ground all of them stand on
-cli/           the commands; migrate.py the migrations; embedded.py a PostgreSQL from a wheel; testing.py fixtures
+migrate.py     the migrations; versions.py: which there are; compare.py: is a database what is declared?
+cli/           the commands; embedded.py a PostgreSQL from a wheel; testing.py fixtures
 """
 
 from __future__ import annotations

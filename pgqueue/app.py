@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgqueue import control, enqueue, environment, monitor
+from pgqueue import control, enqueue, environment, monitor, versions
 from pgqueue.context import Context
 from pgqueue.control import DeadFilter
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform, perform_async, perform_raw
@@ -331,13 +331,11 @@ OF_A_WORKER = tuple(verb for verb, _ in source("job", "worker") if verb not in _
 
 def check(heart: Heart) -> None:
     """Raises psycopg.OperationalError or SchemaError when a worker could not work on this database."""
-    from pgqueue import migrate  # brings Alembic, which takes 0.1 s to import and nothing else here needs
-
     # Not on the heart's connection, whose first words an older server would not understand.
     with psycopg.connect(heart.conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT) as raw:
         perform_raw(raw, monitor.check_server(heart.sql))
     try:
-        heart.perform(monitor.check_schema(heart.sql, migrate.head()))
+        heart.perform(monitor.check_schema(heart.sql, versions.head()))
         heart.perform(monitor.check_statements(heart.sql, OF_A_WORKER))
     except psycopg.errors.UndefinedTable:
         raise SchemaError(f'schema "{heart.sql.schema}" holds no pgqueue tables: run `pgqueue migrate`') from None

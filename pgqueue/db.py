@@ -494,6 +494,11 @@ def could_run(sql: Statements, verb: str) -> Steps[None]:
     yield Call(sql.plan(verb), defaultdict(lambda: None))
 
 
+def schema_parts(sql: Statements, home: str) -> Steps[Rows]:
+    """(kind, parent, name, aspect, value) of everything in the schema `home`."""
+    return (yield Call(sql["schema_parts"], {"home": home}))
+
+
 def _which(tasks: Sequence[str], queues: Sequence[str] | None) -> dict[str, list[str] | None]:
     """The parameters that say whose jobs: these tasks', in these queues or in all."""
     return {"tasks": list(tasks), "queues": None if queues is None else list(queues)}

@@ -9,22 +9,23 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 
 from alembic import command
 from pgqueue import db, monitor
+from pgqueue.compare import Comparison, compare
 from pgqueue.drivers import perform_raw
 from pgqueue.errors import ConfigurationError, SchemaError
 from pgqueue.settings import DEFAULT_SCHEMA, conninfo_from_url, schema_name
 from pgqueue.sql import statements
+from pgqueue.versions import head, location, revisions
+
+__all__ = ["check", "config", "current", "downgrade", "head", "location", "revisions", "script", "to", "upgrade"]
 
 LOCK_WAIT = 60_000  # ms that a migration waits for another one to end
 _ALEMBIC = threading.Lock()  # its context and op are globals of the process
@@ -75,26 +76,20 @@ def current(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
             return None
 
 
-@cache
-def head() -> str:
-    """The newest migration, the one this version's statements were written for."""
-    return str(ScriptDirectory(str(location())).get_current_head())
+def check(url: str, schema: str = DEFAULT_SCHEMA) -> Comparison:
+    """How `schema` differs from what this version declares. Changes nothing, and takes no lock of anybody's.
 
-
-@cache
-def revisions() -> tuple[str, ...]:
-    """Every migration, oldest first."""
-    walked = ScriptDirectory(str(location())).walk_revisions()
-    return tuple(reversed([revision.revision for revision in walked]))
-
-
-def location() -> Path:
-    """Where the migrations are: inside the package in a wheel, beside it in a checkout."""
-    here = Path(__file__).parent
-    for folder in (here / "alembic", here.parent / "alembic"):
-        if (folder / "env.py").is_file():
-            return folder
-    raise SchemaError("the migrations are missing from this installation: reinstall pgqueue-py")
+    Raises SchemaError without tables, or where temporary ones cannot be made; OperationalError of the driver.
+    """
+    try:
+        with _engine(url) as engine, engine.connect() as connection:
+            return compare(connection, schema_name(schema), head())
+    except sa.exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.UndefinedTable):
+            raise SchemaError(f'schema "{schema}" holds no pgqueue tables: run `pgqueue migrate`') from None
+        if isinstance(error.orig, psycopg.OperationalError) and not error.orig.sqlstate:
+            raise
+        raise SchemaError(f"the schema cannot be compared: {_reason(error)}") from None
 
 
 def config(schema: str, connection: sa.Connection | None) -> Config:
@@ -108,6 +103,12 @@ def config(schema: str, connection: sa.Connection | None) -> Config:
 
 @contextmanager
 def _connected(url: str) -> Iterator[sa.Connection]:
+    with _engine(url) as engine, engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[sa.Engine]:
     conninfo = conninfo_from_url(url)
 
     def connect() -> psycopg.Connection[Any]:
@@ -127,8 +128,7 @@ def _connected(url: str) -> Iterator[sa.Connection]:
         isolation_level="READ COMMITTED",  # what another migration did while we waited must be seen
     )
     try:
-        with engine.begin() as connection:
-            yield connection
+        yield engine
     finally:
         engine.dispose()
 
@@ -142,9 +142,13 @@ def _run(action: object) -> None:
         known = f"this version of pgqueue knows migrations up to {head()}"
         raise SchemaError(f"the migration cannot be run: {error}; {known}") from None
     except sa.exc.DBAPIError as error:
-        reason = getattr(getattr(error.orig, "diag", None), "message_primary", None) or type(error.orig).__name__
+        reason = _reason(error)
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             reason += ". The role that migrates must own the schema, or have CREATE on the database"
         if isinstance(error.orig, psycopg.errors.LockNotAvailable):
             reason = "another migration of this schema is under way, and did not end within a minute"
         raise SchemaError(f"the migration failed and changed nothing: {reason}") from None
+
+
+def _reason(error: sa.exc.DBAPIError) -> str:
+    return getattr(getattr(error.orig, "diag", None), "message_primary", None) or type(error.orig).__name__

@@ -84,15 +84,21 @@ def check_statements(sql: Statements, verbs: Iterable[str]) -> Steps[None]:
             raise
 
 
+def version(sql: Statements) -> Steps[str]:
+    """The migration the schema stands at. Raises SchemaError when it was migrated away."""
+    found = yield from db.schema_version(sql)
+    if found is None:
+        raise SchemaError(f'schema "{sql.schema}" holds no pgqueue tables: run `pgqueue migrate`')
+    return found
+
+
 def check_schema(sql: Statements, head: str) -> Steps[None]:
     """Raises SchemaError unless the schema stands at the migration this version was written for."""
-    version = yield from db.schema_version(sql)
-    if version is None:
-        raise SchemaError(f'schema "{sql.schema}" holds no pgqueue tables: run `pgqueue migrate`')
-    if version != head:
+    found = yield from version(sql)
+    if found != head:
         raise SchemaError(
-            f'schema "{sql.schema}" stands at migration {version}, this version of pgqueue needs {head}: '
-            + ("run `pgqueue migrate`" if version < head else "install the version that migrated it")
+            f'schema "{sql.schema}" stands at migration {found}, this version of pgqueue needs {head}: '
+            + ("run `pgqueue migrate`" if found < head else "install the version that migrated it")
         )
 
 

@@ -15,14 +15,16 @@ import click
 import psycopg
 import sqlalchemy as sa
 
-from pgqueue import environment
+from pgqueue import environment, monitor, versions
 from pgqueue.app import PgQueue
+from pgqueue.drivers import Steps
 from pgqueue.errors import ConfigurationError, EnqueueError, PgQueueError, SchemaError, UnusableConnection
 from pgqueue.job import Job
 from pgqueue.logs import one_line
 from pgqueue.settings import DEFAULT_SCHEMA, describe, scrub
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DATABASE = 1, 2, 3
 
@@ -125,10 +127,29 @@ def database_options(function: F) -> F:
 _ON_THE_LINE = click.core.ParameterSource.COMMANDLINE
 
 
+class _Command(PgQueue):
+    """An app without tasks that looks, before its first statement, whether the schema is this version's: on another
+    one a statement might do half of what it should."""
+
+    _looked = False
+
+    def perform(self, steps: Steps[T]) -> T:
+        """`PgQueue.perform`. Raises SchemaError when the schema is older or newer than this version."""
+        if not self._looked:
+            self._looked = True
+            try:
+                super().perform(monitor.check_schema(self.statements, versions.head()))
+            except sa.exc.DBAPIError as error:
+                # A role that may not look goes on: what it lacks for the command itself is the better thing to hear of.
+                if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+                    raise
+        return super().perform(steps)
+
+
 def app_of(ctx: click.Context) -> PgQueue:
     """An app without tasks on the chosen database; closed when the command ends."""
     warn_of_variables()
-    app = PgQueue(ctx.obj.get("url"), schema=ctx.obj.get("schema", DEFAULT_SCHEMA))
+    app = _Command(ctx.obj.get("url"), schema=ctx.obj.get("schema", DEFAULT_SCHEMA))
     ctx.obj["url"] = app.conninfo
     ctx.call_on_close(app.close)
     return app

@@ -89,6 +89,23 @@ def test_a_database_without_tables_is_exit_3_and_says_what_to_do(
         assert "holds no pgqueue tables: run `pgqueue migrate`" in result.stderr
 
 
+@pytest.mark.parametrize("stands_at", ["0000", "9999"], ids=["older", "newer"])
+def test_another_versions_schema_is_exit_3_names_both_versions_and_is_left_alone(
+    run: Run, pgqueue_database: str, connection: psycopg.Connection[Any], stands_at: str
+) -> None:
+    connection.execute("insert into pgqueue.jobs (task) values ('t')")
+    connection.execute("update pgqueue.alembic_version set version_num = %s", [stands_at])
+    before = connection.execute("select xmin, id from pgqueue.jobs").fetchall()
+    for command in COMMANDS[1:]:
+        result = run(*command, "--database-url", pgqueue_database, code=3)
+        assert f"stands at migration {stands_at}, this version of pgqueue needs {migrate.head()}" in result.stderr
+    assert connection.execute("select xmin, id from pgqueue.jobs").fetchall() == before
+
+
+def test_what_a_person_got_wrong_is_said_before_anybody_asks_the_database(run: Run) -> None:
+    run("enqueue", "a b", "--database-url", "postgresql://127.0.0.1:1/nowhere", code=2)
+
+
 def test_a_role_without_rights_is_told_so(run: Run, pgqueue_database: str) -> None:
     with new_role(pgqueue_database) as role:
         url = psycopg.conninfo.make_conninfo(pgqueue_database, user=role)

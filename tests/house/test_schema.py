@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from pgqueue import migrate
 from pgqueue.schema import STORAGE, VERSION_TABLE, metadata
@@ -94,6 +95,12 @@ def test_alembic_would_find_what_somebody_changed(pgqueue_database: str, change:
     with psycopg.connect(pgqueue_database, autocommit=True) as connection:
         connection.execute(change)
     assert differences(pgqueue_database)
+
+
+def test_check_finds_nothing_to_name_in_a_migrated_database(database: str) -> None:
+    """What it names when there is something: tests/migrate/test_check.py."""
+    found = migrate.check(database)
+    assert (found.version, found.differences, found.notes) == (migrate.head(), [], [])
 
 
 def expressions(look: Any, schema: str) -> dict[str, str]:
@@ -246,6 +253,12 @@ def test_a_role_that_may_call_prune_makes_partitions_without_a_right_to_make_tab
         assert connection.execute("select made from pgqueue.prune(9, 86400)").fetchone() == (2,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("create table pgqueue.mine ()")
+
+
+def test_which_migrations_there_are_is_told_by_their_names_as_alembic_tells_it() -> None:
+    scripts = ScriptDirectory(str(migrate.location()))
+    assert tuple(reversed([one.revision for one in scripts.walk_revisions()])) == migrate.revisions()
+    assert scripts.get_current_head() == migrate.head()
 
 
 def test_where_the_migrations_are_is_found_in_a_checkout() -> None:

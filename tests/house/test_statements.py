@@ -100,7 +100,8 @@ def test_a_statement_names_every_table_in_full_and_depends_on_no_search_path(pat
 def test_what_is_sent_is_the_text_of_the_file_with_the_schema_in_its_place() -> None:
     for name, text in source(*ROOMS):
         sent = statements("odd%name")[name]
-        assert ('"odd%%name".' in sent) is (name != "server")  # which asks what server this is, and of no table
+        # What server this is, and what the catalogue says: they ask no table of ours.
+        assert ('"odd%%name".' in sent) is (name not in {"server", "schema_parts"})
         assert sent.replace('"odd%%name"', "{schema}") == "\n".join(
             line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--")
         )
@@ -127,6 +128,7 @@ ALLOWED = {
         "rollback",
     },
     "sql/__init__.py": {"explain {}"},
+    "compare.py": {"alter table {} set ({})"},  # a temporary one
     "link.py": {
         "select pg_backend_pid()",
         "select concat({})",
