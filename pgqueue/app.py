@@ -351,7 +351,7 @@ class Jobs:
 
     def get(self, job_id: int) -> Job:
         """The job, in whatever state. Raises JobNotFound."""
-        found = self._app.perform(monitor.find(self._app.statements, ids=[job_id]))
+        found = _find(self._app, ids=[job_id])
         if not found:
             raise JobNotFound(f"there is no job {job_id}")
         return found[0]
@@ -366,9 +366,7 @@ class Jobs:
         limit: int = 50,
     ) -> list[Job]:
         """Jobs in any state, newest first; up to `limit` (1 to 1,000), with ids below `before`."""
-        return self._app.perform(
-            monitor.find(self._app.statements, state=state, task=task, queue=queue, before=before, limit=limit)
-        )
+        return _find(self._app, state=state, task=task, queue=queue, before=before, limit=limit)
 
     def cancel(self, job_id: int, why: str = "cancelled by an operator") -> bool:
         """Cancels a job that nobody runs; False if there was nothing to do."""
@@ -408,8 +406,22 @@ class Dead:
         self, *, task: str | None = None, queue: str | None = None, before: int | None = None, limit: int = 50
     ) -> list[Job]:
         """Dead jobs, newest first, with reason and every attempt's error."""
-        found = monitor.find(self._app.statements, state="dead", task=task, queue=queue, before=before, limit=limit)
-        return self._app.perform(found)
+        return _find(self._app, state="dead", task=task, queue=queue, before=before, limit=limit)
+
+
+def _find(app: PgQueue, **which: Any) -> list[Job]:
+    """The jobs; each by itself when one of them holds JSON of which the server cannot make text: it hides no other."""
+    try:
+        return app.perform(monitor.find(app.statements, **which))
+    except psycopg.errors.ProgramLimitExceeded:
+        return [_alone(app, job) for job in app.perform(monitor.find(app.statements, **which, bare=True))]
+
+
+def _alone(app: PgQueue, job: Job) -> Job:
+    try:
+        return next(iter(app.perform(monitor.find(app.statements, ids=[job.id]))), job)
+    except psycopg.errors.ProgramLimitExceeded:
+        return job
 
 
 class _Anything:

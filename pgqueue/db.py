@@ -73,7 +73,9 @@ def holder(sql: Statements, unique_key: str) -> Steps[tuple[Any, ...] | None]:
 
 
 class Claim(NamedTuple):
-    """One claimed row as the worker reads it: JSON as text, dates as seconds, so that one bad row spoils no batch."""
+    """One claimed row as the worker reads it: JSON as text, dates as seconds, so that one bad row spoils no batch.
+
+    args: None when it was claimed bare."""
 
     id: int
     task: str
@@ -87,7 +89,7 @@ class Claim(NamedTuple):
     created_at: float
     started_at: float
     timeout: float | None
-    args: str
+    args: str | None
     retry: str | None
     tags: list[str] | None
     meta: str | None
@@ -101,8 +103,11 @@ def claim(
     limit: int,
     after: str = "",
     now: Now = None,
+    *,
+    bare: bool = False,
 ) -> Steps[list[Claim]]:
-    """Up to `limit` due jobs, now running under this worker's name, in the order they should start."""
+    """Up to `limit` due jobs, now running under this worker's name, in the order they should start. bare: without the
+    JSON they hold, which `stored` gives."""
     rows = yield Call(
         sql["claim"],
         {
@@ -111,6 +116,7 @@ def claim(
             "queues": None if queues is None else list(queues),
             "after": after,
             "limit": limit,
+            "bare": bare,
             "now": now,
         },
     )
@@ -118,10 +124,16 @@ def claim(
 
 
 def claim_suspect(
-    sql: Statements, worker_id: UUID, tasks: Sequence[str], queues: Sequence[str] | None, now: Now = None
+    sql: Statements,
+    worker_id: UUID,
+    tasks: Sequence[str],
+    queues: Sequence[str] | None,
+    now: Now = None,
+    *,
+    bare: bool = False,
 ) -> Steps[list[Claim]]:
     """One due job under which a process died, to be run with nothing beside it; none is an answer."""
-    params = {"worker_id": worker_id, **_which(tasks, queues), "now": now}
+    params = {"worker_id": worker_id, **_which(tasks, queues), "bare": bare, "now": now}
     return [Claim(*row) for row in (yield Call(sql["claim_suspect"], params))]
 
 
@@ -137,6 +149,15 @@ def next_due(
     """Seconds until the earliest scheduled job comes due, not above 0 if it just did; None without one."""
     rows = yield Call(sql["next_due"], {**_which(tasks, queues), "now": now})
     return rows[0][0]  # type: ignore[no-any-return]
+
+
+def stored(sql: Statements, claim: Claim, worker_id: UUID) -> Steps[Claim]:
+    """A job that was claimed bare, with its JSON. ProgramLimitExceeded: as text it is more than the server can hold."""
+    rows = yield Call(sql["stored"], {"worker_id": worker_id, "id": claim.id, "fence": claim.fence})
+    if not rows:
+        return claim
+    args, retry, meta = rows[0]
+    return claim._replace(args=args, retry=retry, meta=meta)
 
 
 def release_ghosts(sql: Statements, worker_id: UUID, held: Sequence[int]) -> Steps[Rows]:
@@ -431,8 +452,10 @@ def find_jobs(
     queue: str | None = None,
     before: int | None = None,
     limit: int = 50,
+    bare: bool = False,
 ) -> Steps[Rows]:
-    params = {"ids": ids, "state": state, "task": task, "queue": queue, "before": before, "limit": limit}
+    """bare: without their JSON. ProgramLimitExceeded without it: as text it is larger than the server can hold."""
+    params = {"ids": ids, "state": state, "task": task, "queue": queue, "before": before, "limit": limit, "bare": bare}
     return (yield Call(sql["find_jobs"], params))
 
 

@@ -344,6 +344,8 @@ class Link:
         try:
             raw = await self.open()
             answer = await (perform_pooled_async(raw, steps) if self.pooled else perform_raw_async(raw, steps))
+        except psycopg.errors.ProgramLimitExceeded:  # an OperationalError of the statement's own
+            raise
         except INFRASTRUCTURE as error:
             await self.lose(error)
             raise

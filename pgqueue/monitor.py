@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from pgqueue import db
@@ -27,13 +28,19 @@ def find(
     queue: str | None = None,
     before: int | None = None,
     limit: int = 50,
+    bare: bool = False,
 ) -> Steps[list[Job]]:
-    """Jobs in any state, newest first. before: only ids below, to read on. limit: 1 to 1,000."""
+    """Jobs in any state, newest first. before: only ids below, to read on. limit: 1 to 1,000. bare: with a marker in
+    place of their JSON."""
     if state is not None and state not in {known.value for known in State}:
         raise InvalidOption(f"state must be one of {', '.join(known.value for known in State)}, not {state!r}")
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1_000:
         raise InvalidOption(f"limit must be a whole number between 1 and 1,000, not {limit!r}")
-    rows = yield from db.find_jobs(sql, ids=ids, state=state, task=task, queue=queue, before=before, limit=limit)
+    rows = yield from db.find_jobs(
+        sql, ids=ids, state=state, task=task, queue=queue, before=before, limit=limit, bare=bare
+    )
+    if bare:
+        return [replace(_job(row), args=_TOO_LARGE, meta=_TOO_LARGE, result=_TOO_LARGE) for row in rows]
     return [_job(row) for row in rows]
 
 
@@ -102,6 +109,9 @@ def check_schema(sql: Statements, head: str) -> Steps[None]:
         )
 
 
+_TOO_LARGE = {"$pgqueue": "unreadable", "why": "larger than the server can hold as text"}
+
+
 def _job(row: tuple[Any, ...]) -> Job:
     errors = _read(row[20])
     return Job(
@@ -125,7 +135,7 @@ def _job(row: tuple[Any, ...]) -> Job:
         args=_read(row[17]),
         result=_read(row[18]),
         error=row[19],
-        errors=errors if isinstance(errors, list) else [],
+        errors=[one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else [],
         reason=row[21],
     )
 

@@ -205,7 +205,7 @@ def print_job(job: Job, *, show_args: bool, as_json: bool) -> None:
     for name, value in shown.items():
         if value not in (None, (), ""):
             click.echo(f"{name:<16}{cell(value)}")
-    for error in errors:
-        click.echo(f"\nattempt {error['attempt']} at {error['at']}: {cell(error['error'])}")
-        for line in (error.get("traceback") or "").splitlines():
+    for error in errors:  # what plain SQL put there may lack any of it
+        click.echo(f"\nattempt {cell(error.get('attempt'))} at {cell(error.get('at'))}: {cell(error.get('error'))}")
+        for line in str(error.get("traceback") or "").splitlines():
             click.echo(f"    {cell(line)}")

@@ -7,7 +7,7 @@ be read is that row's problem: it becomes an attempt that has failed already.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,9 +15,11 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import psycopg
 
 from pgqueue import db
 from pgqueue.db import Claim
+from pgqueue.drivers import Steps
 from pgqueue.errors import BadRow
 from pgqueue.job import Job, State
 from pgqueue.link import Link
@@ -29,6 +31,7 @@ _EARLIEST, _LATEST = (
     -60_000_000_000.0,
     250_000_000_000.0,
 )  # epoch seconds, years 69 to 9892: a datetime
+_END = 2**31 - 1  # of an integer column: where the claim's statement stops counting
 
 
 @dataclass(eq=False)
@@ -93,11 +96,14 @@ class Claimer:
         self._names = sorted(tasks)
         self._queues = queues
         self._after = ""  # the queue served last: the next claim starts behind it
+        self._bare = False  # the next claim leaves out the JSON
 
     async def claim(self, limit: int) -> list[Attempt]:
         """Up to `limit` attempts, in the order they should start."""
-        steps = db.claim(self._sql, self._worker_id, self._names, self._queues, limit, self._after)
-        claims = await self._link.perform(steps)
+        after = self._after
+        claims = await self._readable(
+            lambda bare: db.claim(self._sql, self._worker_id, self._names, self._queues, limit, after, bare=bare)
+        )
         if claims:
             self._after = claims[-1].queue
         now = time.monotonic()
@@ -105,8 +111,30 @@ class Claimer:
 
     async def claim_suspect(self) -> list[Attempt]:
         """A job under which a process died, or none; the caller has seen to it that nothing else runs."""
-        claims = await self._link.perform(db.claim_suspect(self._sql, self._worker_id, self._names, self._queues))
+        claims = await self._readable(
+            lambda bare: db.claim_suspect(self._sql, self._worker_id, self._names, self._queues, bare=bare)
+        )
         return [attempt(claim, self._tasks[claim.task], self._worker_id) for claim in claims]
+
+    async def _readable(self, claim: Callable[[bool], Steps[list[Claim]]]) -> list[Claim]:
+        """What was claimed. 90 KB of JSON can make more text than the server can hold (10,000 times 1e131071), or than
+        it can print in time, and no row says so beforehand: then they are claimed without, and read one by one."""
+        bare, self._bare = self._bare, False
+        try:
+            claims = await self._link.perform(claim(bare))
+        except psycopg.errors.ProgramLimitExceeded:
+            bare = True
+            claims = await self._link.perform(claim(bare))
+        except psycopg.errors.QueryCanceled:
+            self._bare = True
+            raise
+        return [await self._stored(one) for one in claims] if bare else claims
+
+    async def _stored(self, claim: Claim) -> Claim:
+        try:
+            return await self._link.perform(db.stored(self._sql, claim, self._worker_id))
+        except psycopg.errors.ProgramLimitExceeded:
+            return claim
 
     async def next_due(self) -> float | None:
         """Seconds until a scheduled job comes due; None without one."""
@@ -117,6 +145,8 @@ def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID, now: float = 0.
     """The claimed row, read. Never raises: what cannot be read is noted in the attempt."""
     made = Attempt(claim, task, worker_id, policy=task.retry, claimed_at=now)
     try:
+        if claim.args is None:
+            raise BadRow("the stored JSON is too large to be read: more than the server can hold as text")
         made.arguments = task.signature.decode(claim.args)
         if claim.retry is not None:
             made.policy = StoredRetryPolicy.from_json(msgspec.json.decode(claim.retry))
@@ -125,6 +155,8 @@ def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID, now: float = 0.
             for name in ("run_at", "created_at"):
                 if _moment(getattr(claim, name)) is None:
                     raise BadRow(f"the stored {name} is no moment between the years 1 and 9999")
+        if claim.fence == _END or claim.attempt == _END:
+            raise BadRow(f"the stored fence or attempt has come to its end ({_END}) and cannot rise")
     except BadRow as error:
         made.unreadable = error
     except Exception as error:  # whatever else a row may hold

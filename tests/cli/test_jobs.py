@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -130,6 +131,10 @@ def test_a_filter_that_cannot_be_is_a_usage_error(refused: Run, options: tuple[s
     refused("jobs", "list", *options, code=2)
 
 
+BOMB = "[" + ",".join(["1e131071"] * 100) + "]"  # 13 MB as text
+DEEP = "[" * 10_000 + "]" * 10_000
+
+
 def as_python_reads(text: str) -> Any:
     """Since 3.12 it reads some thousand levels of nesting."""
     try:
@@ -143,8 +148,13 @@ def as_python_reads(text: str) -> Any:
     [
         ("args", "[1e5000]"),
         ("args", '{"x": ' + "[" * 1_500 + "]" * 1_500 + "}"),
-        ("args", "[" + ",".join(["1e131071"] * 100) + "]"),
+        ("args", BOMB),
+        ("args", DEEP),
         ("meta", "[1e5000]"),
+        ("meta", DEEP),
+        ("meta", BOMB),
+        ("started_at", "infinity"),
+        ("attempt", str(2**31 - 1)),
         ("created_at", "infinity"),
         ("created_at", "-infinity"),
         ("run_at", "20000-01-01Z"),
@@ -167,6 +177,58 @@ def test_a_row_that_python_cannot_read_hides_no_other(
         assert len(json.dumps(shown)) < 10_000
         assert shown[column] is None or shown[column] == as_python_reads(stored)
     assert json.loads(on("dead", "redrive", str(dead), "--args", "[7]", "--json").stdout) == {"ids": [dead]}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *itertools.product(["result", "errors"], [DEEP, BOMB]),
+        ("died_at", "infinity"),
+        ("died_at", "-infinity"),
+        ("tags", "{{a,NULL},{c,d}}"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_what_only_dead_jobs_have_hides_no_other_either(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any], column: str, value: str
+) -> None:
+    good, bad = fill("dead"), fill("dead")
+    connection.execute(f"update pgqueue.dead_jobs set {column} = %s where id = %s", [value, bad])
+    for command in ("jobs", "dead"):
+        assert listed(on(command, "list").stdout) == [bad, good]
+        assert len(on(command, "show", str(bad), "--args", "--json").stdout) < 10_000
+        on(command, "show", str(bad), "--args")
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        '{"a": 1}',
+        '"text"',
+        "[1, null]",
+        "[{}]",
+        '[{"attempt": [1], "at": {"a": 1}, "error": null, "traceback": ["x"]}]',
+    ],
+)
+def test_errors_of_another_shape_than_ours_are_shown_as_far_as_they_go(on: Run, fill: Fill, errors: str) -> None:
+    dead = fill("dead", errors=json.loads(errors) if errors != '"text"' else '"text"')
+    for command in ("jobs", "dead"):
+        on(command, "show", str(dead))
+        assert isinstance(json.loads(on(command, "show", str(dead), "--json").stdout)["errors"], list)
+
+
+def test_json_of_which_the_server_can_make_no_text_hides_no_other_job(
+    app: PgQueue, fill: Fill, connection: psycopg.Connection[Any]
+) -> None:
+    good, bad = fill("dead"), fill("dead")
+    more_than_a_gigabyte = "[" + ",".join(["1e131071"] * 8_500) + "]"
+    connection.execute("update pgqueue.dead_jobs set args = %s where id = %s", [more_than_a_gigabyte, bad])
+    unreadable = {"$pgqueue": "unreadable", "why": "larger than the server can hold as text"}
+    assert [(job.id, job.args, job.error) for job in app.dead.list()] == [
+        (bad, unreadable, "Boom: no"),
+        (good, {}, "Boom: no"),
+    ]
+    assert app.dead.redrive(bad, args=[7]) == [bad]
 
 
 # -- show ----------------------------------------------------------------------------------------------------------

@@ -32,15 +32,16 @@ JOB: dict[str, Any] = {
 # verb: (its parameters, the indexes of `jobs` it may use)
 WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "claim": (
-        {"worker_id": WORKER, "tasks": ["t"], "queues": None, "after": "", "limit": 20, "now": None},
+        {"worker_id": WORKER, "tasks": ["t"], "queues": None, "after": "", "limit": 20, "bare": False, "now": None},
         {"jobs_due", "jobs_pkey"},
     ),
     "claim_suspect": (
-        {"worker_id": WORKER, "tasks": ["t"], "queues": None, "now": None},
+        {"worker_id": WORKER, "tasks": ["t"], "queues": None, "bare": False, "now": None},
         {"jobs_suspects", "jobs_pkey"},
     ),
     "suspects": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_suspects"}),
     "next_due": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_due"}),
+    "stored": ({"worker_id": WORKER, "id": 1, "fence": 1}, {"jobs_pkey"}),
     "ghosts": ({"worker_id": WORKER, "held": IDS}, {"jobs_running", "jobs_pkey"}),
     "complete": ({**EACH, "results": TEXTS, "kept": [True] * 20}, {"jobs_pkey"}),
     "retry": ({**EACH, "delays": [1.0] * 20, "errors": TEXTS, "tracebacks": TEXTS}, {"jobs_pkey"}),

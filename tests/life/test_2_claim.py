@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from pgqueue import PgQueue, db
+from pgqueue import Context, PgQueue, db
 from pgqueue.db import Claim
+from pgqueue.drivers.psycopg import run_raw
+from pgqueue.drivers.steps import play
 from pgqueue.enqueue import NewJob, Options
+from pgqueue.worker.claim import Claimer
 from tests.helpers import run, worker_row
 
 Look = psycopg.Connection[Any]
@@ -246,13 +250,19 @@ BAD_ROWS = {
     "nested 1,500 deep": ("args", '{"n": ' + "[" * 1500 + "]" * 1500 + "}"),
     "a number of 5,000 digits": ("args", '{"n": 1e5000}'),
     "100 numbers of 131,000 digits": ("args", '{"n": [' + ",".join(["1e131071"] * 100) + "]}"),
+    "nested 10,000 deep": ("args", '{"n": ' + "[" * 10_000 + "]" * 10_000 + "}"),
     "no policy": ("retry", "[1]"),
+    "a policy nested 10,000 deep": ("retry", "[" * 10_000 + "]" * 10_000),
     "a policy that cannot be": (
         "retry",
         '{"delay": -1, "factor": 1, "max_delay": 1, "jitter": 0, "on": [], "never": []}',
     ),
     "due before the year 1": ("run_at", "4713-01-02 BC"),
+    "due before PostgreSQL's first day was over": ("run_at", "4714-11-24 BC"),
     "made at the end of time": ("created_at", "infinity"),
+    "made before all time": ("created_at", "-infinity"),
+    "claimed as often as can be counted": ("fence", 2**31 - 1),
+    "tried as often as can be counted": ("attempt", 2**31 - 1),
     "made in the year 294276": ("created_at", "294276-01-01"),
 }
 
@@ -282,8 +292,89 @@ def test_a_bad_row_is_dead_lettered_as_such_and_its_neighbours_run(
     dead = connection.execute("select id, reason, attempt, error from pgqueue.dead_jobs order by id").fetchall()
     assert {bad[job_id]: (reason, attempt) for job_id, reason, attempt, _ in dead} == dict.fromkeys(
         BAD_ROWS, ("bad_row", 1)
-    )
+    ) | {"tried as often as can be counted": ("bad_row", 2**31 - 1)}
     assert all(error.startswith("the stored ") and len(error) < 300 for *_, error in dead)
     assert sorted(told["dead_lettered"]) == sorted(bad)
     assert sorted(told["started"]) == sorted([*good, *bad])
     assert connection.execute("select id, state from pgqueue.jobs").fetchall() == [(far, "queued")]
+
+
+ODD_ROWS = {
+    "meta nested 10,000 deep": ("meta", "[" * 10_000 + "]" * 10_000),
+    "13 MB of meta": ("meta", "[" + ",".join(["1e131071"] * 100) + "]"),
+    "a tag that is none": ("tags", "{NULL,a}"),
+    "tags in two dimensions": ("tags", "{{a,b},{c,d}}"),
+    "started at the end of time": ("started_at", "infinity"),
+    "to be started before the end of time": ("expires_at", "infinity"),
+    "tried less than never": ("attempt", -(2**31)),
+    "a timeout of longer than the world": ("timeout", 1e308),
+}
+
+
+def test_what_else_plain_sql_may_have_put_into_a_row_keeps_no_job_from_running(
+    app: PgQueue, connection: Look, drain: Callable[..., None]
+) -> None:
+    @app.task(name="test.task")
+    def task(ctx: Context, n: int) -> int:
+        assert ctx.job.id
+        return n
+
+    for n, (column, value) in enumerate(ODD_ROWS.values()):
+        job = task.enqueue(connection, n)
+        connection.execute(f"update pgqueue.jobs set {column} = %s where id = %s", [value, job.id])
+    late = task.enqueue(connection, 99)
+    connection.execute("update pgqueue.jobs set expires_at = '-infinity' where id = %s", [late.id])
+    drain()
+    found = connection.execute("select state, result from pgqueue.finished_jobs order by id").fetchall()
+    assert found == [("completed", n) for n in range(len(ODD_ROWS))] + [("expired", None)]
+
+
+MORE_THAN_A_GIGABYTE = '{"n": [' + ",".join(["1e131071"] * 8_500) + "]}"  # as text; 85 KB as it is written
+
+
+def test_json_of_which_the_server_can_make_no_text_costs_its_own_job_alone(
+    app: PgQueue, connection: Look, drain: Callable[..., None]
+) -> None:
+    @app.task(name="test.task")
+    def task(n: int) -> int:
+        return n
+
+    one, bad, suspect, other = (task.enqueue(connection, n).id for n in range(4))
+    connection.execute("update pgqueue.jobs set args = %s where id = %s", [MORE_THAN_A_GIGABYTE, bad])
+    connection.execute("update pgqueue.jobs set crashes = 1, meta = %s where id = %s", [MORE_THAN_A_GIGABYTE, suspect])
+    drain()
+    completed = connection.execute("select id, result from pgqueue.finished_jobs order by id").fetchall()
+    assert completed == [(one, 0), (other, 3)]
+    dead = connection.execute("select id, reason, error from pgqueue.dead_jobs order by id").fetchall()
+    why = "the stored JSON is too large to be read: more than the server can hold as text"
+    assert dead == [(bad, "bad_row", why), (suspect, "bad_row", why)]
+
+
+def test_what_cannot_be_printed_in_time_is_read_job_by_job_the_next_time(
+    app: PgQueue, connection: Look, worker: UUID
+) -> None:
+    class Slow:
+        """A link on which no claim that brings JSON along is answered."""
+
+        async def perform(self, steps: Any) -> Any:
+            def run(call: Any) -> Any:
+                if call.params.get("bare") is False:
+                    raise psycopg.errors.QueryCanceled("canceling statement due to statement timeout")
+                return run_raw(connection, call)
+
+            return play(run, steps)
+
+    @app.task(name="test.task")
+    def task(n: int) -> int:
+        return n
+
+    jobs = [task.enqueue(connection, n).id for n in range(3)]
+    claimer = Claimer(app.statements, Slow(), worker, app.tasks, None)  # type: ignore[arg-type]
+    with pytest.raises(psycopg.errors.QueryCanceled):  # said aloud: it may be a lock, and pass
+        asyncio.run(claimer.claim(10))
+    attempts = asyncio.run(claimer.claim(10))
+    assert [(made.claim.id, made.arguments, made.unreadable) for made in attempts] == [
+        (job, {"n": n}, None) for n, job in enumerate(jobs)
+    ]
+    with pytest.raises(psycopg.errors.QueryCanceled):  # and tried in the ordinary way again
+        asyncio.run(claimer.claim(10))

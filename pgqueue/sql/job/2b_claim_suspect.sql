@@ -1,5 +1,5 @@
 -- claim_suspect: queued -> running, for one job under which a process died: it must run with nothing beside it.
--- In: worker_id uuid, tasks text[], queues text[] or null (all), now timestamptz or null
+-- In: worker_id uuid, tasks text[], queues text[] or null (all), bare bool, now timestamptz or null
 -- Out: as claim, at most one row. Index: jobs_suspects. Caller: db.claim_suspect
 -- Fewest crashes first: after a death the guilty one and its neighbours look alike, and those that are innocent are
 -- cleared before anything dies a third time. Ordinary claims take none of these.
@@ -21,9 +21,12 @@ with picked as materialized (
     for update skip locked
 )
 update {schema}.jobs
-set state = 'running', worker_id = %(worker_id)s, fence = fence + 1, attempt = attempt + 1,
+set state = 'running', worker_id = %(worker_id)s, fence = least(fence, 2147483646) + 1,
+    attempt = least(attempt, 2147483646) + 1,
     started_at = coalesce(%(now)s::timestamptz, statement_timestamp())
 where id = any(array(select id from picked))
 returning id, task, queue, priority, attempt, max_attempts, fence, crashes,
     extract(epoch from run_at)::float8, extract(epoch from created_at)::float8, extract(epoch from started_at)::float8,
-    timeout, args::text, retry::text, tags, meta::text
+    timeout, case when not %(bare)s::bool then left(args::text, 1000000) end,
+    case when not %(bare)s::bool then left(retry::text, 100000) end, tags,
+    case when not %(bare)s::bool then left(meta::text, 1000000) end

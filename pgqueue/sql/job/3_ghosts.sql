@@ -9,6 +9,6 @@ with ghost as (
     for update
 )
 update {schema}.jobs
-set state = 'queued', worker_id = null, attempt = attempt - 1
+set state = 'queued', worker_id = null, attempt = greatest(attempt, 1) - 1
 where id = any(array(select id from ghost)) and worker_id = %(worker_id)s
 returning id, task, attempt + 1

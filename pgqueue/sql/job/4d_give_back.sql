@@ -17,7 +17,7 @@ held as materialized (
     ) as job
 )
 update {schema}.jobs as job
-set state = 'queued', worker_id = null, attempt = attempt - 1,
+set state = 'queued', worker_id = null, attempt = greatest(attempt, 1) - 1,
     crashes = case when held.delay is null then crashes else 0 end, -- a snooze ended the attempt in good order
     run_at = coalesce(coalesce(%(now)s::timestamptz, statement_timestamp()) + held.delay * interval '1 second', run_at)
 from held

@@ -19,7 +19,8 @@ doomed as (
 ),
 spared as (
     update {schema}.jobs
-    set state = 'queued', worker_id = null, attempt = attempt - 1, crashes = crashes + %(crashed)s::boolean::int
+    set state = 'queued', worker_id = null, attempt = greatest(attempt, 1) - 1,
+        crashes = crashes + %(crashed)s::boolean::int
     where id = any(array(select id from lost where not %(crashed)s::boolean or crashes < %(max_crashes)s::int))
         and worker_id = any(%(workers)s::uuid[])
     returning id, task, queue, attempt, fence, crashes
@@ -39,7 +40,7 @@ buried as (
     insert into {schema}.dead_jobs
         (id, queue, task, priority, run_at, attempt, max_attempts, fence, crashes, created_at, started_at, worker_id,
         expires_at, timeout, args, retry, unique_key, concurrency_key, tags, meta, died_at, reason, error, errors)
-    select id, queue, task, priority, run_at, attempt, max_attempts, fence, crashes + 1, created_at, started_at,
+    select id, queue, task, priority, run_at, attempt, max_attempts, fence, least(crashes, 32766) + 1, created_at, started_at,
         worker_id, expires_at, timeout, args, retry, unique_key, concurrency_key, tags, meta,
         coalesce(%(now)s::timestamptz, statement_timestamp()), 'crashed', %(why)s::text,
         coalesce((select errors from {schema}.job_history where job_id = doomed.id), '[]'::jsonb) || jsonb_build_object(

@@ -1,5 +1,6 @@
 -- find_jobs: jobs in every shape, newest first. In: ids bigint[], state, task, queue text, or null (any);
---     before bigint or null (ids below, to read on); limit int. Out: as monitor reads it. Caller: db.find_jobs
+--     before bigint or null (ids below, to read on); limit int; bare bool (null for all JSON). Out: as monitor reads it.
+-- Caller: db.find_jobs
 -- JSON as text, cut where no honest row reaches, and dates only if Python has them: a row that psycopg cannot load would
 -- hide all the others, just when somebody looks for the bad one.
 select id, task, queue, state, priority,
@@ -7,8 +8,11 @@ select id, task, queue, state, priority,
     case when created_at between '0001-01-02Z' and '9999-12-30Z' then created_at end,
     case when started_at between '0001-01-02Z' and '9999-12-30Z' then started_at end,
     case when finished_at between '0001-01-02Z' and '9999-12-30Z' then finished_at end,
-    worker_id, unique_key, concurrency_key, tags, left(meta::text, 1000000), left(args::text, 1000000),
-    left(result::text, 1000000), error, errors::text, reason
+    worker_id, unique_key, concurrency_key, tags,
+    case when not %(bare)s::bool then left(meta::text, 1000000) end,
+    case when not %(bare)s::bool then left(args::text, 1000000) end,
+    case when not %(bare)s::bool then left(result::text, 1000000) end,
+    error, case when not %(bare)s::bool then left(errors::text, 10000000) end, reason
 from {schema}.all_jobs
 where (%(ids)s::bigint[] is null or id = any(%(ids)s::bigint[]))
     and (%(state)s::text is null or state = %(state)s::text)
