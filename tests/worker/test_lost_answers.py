@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -156,6 +157,40 @@ def test_the_end_of_a_job_that_is_not_kept_is_never_a_loss_that_was_none_nor_a_s
     assert heard == told
     assert [name for name in ("claim_lost", "settle_unknown") for _ in logged(name)] == logs
     assert connection.execute("select from pgqueue.finished_jobs").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    "end", ["completed", "retried", "dead-lettered", "cancelled after a rescue", "expired after one"]
+)
+def test_what_became_of_a_job_after_a_rescue_is_not_taken_for_what_was_done_before_it(app, connection, end):
+    """A rescue leaves the fence as it is, and so does the end of a job that nobody has claimed since."""
+
+    @app.task
+    def note() -> None:
+        """Claimed by hand below."""
+
+    sql, worker_id = app.statements, worker_row(app, connection, [note.name])
+    job = note.options(expires_in=3600).enqueue(connection).id
+    (claim,) = run(connection, db.claim(sql, worker_id, [note.name], None, 1))
+    mine = sql, worker_id, [job], [claim.fence]
+    match end:
+        case "completed":
+            run(connection, db.complete(*mine, [None]))
+        case "retried":
+            run(connection, db.retry(*mine, [0.0], ["no"], [None]))
+        case "dead-lettered":
+            run(connection, db.dead_letter(*mine, ["never"], ["no"], [None]))
+        case _:
+            run(connection, db.leave(sql, [worker_id]))
+            run(connection, db.rescue(sql, [worker_id], crashed=True, why="it died", max_crashes=3))
+    if end == "cancelled after a rescue":
+        assert run(connection, db.cancel(sql, [job], "no")) == {job}
+    elif end == "expired after one":
+        assert run(connection, db.expire(sql, 1, datetime.now(UTC) + timedelta(days=1)))
+    ours = end in ("completed", "retried", "dead-lettered")
+    assert run(connection, db.settled(*mine)) == ({job: True} if ours else {})
+    if not ours:
+        assert run(connection, db.standing(sql, worker_id, job, claim.fence)) == "lost"
 
 
 def test_a_worker_whose_registration_was_committed_unheard_works(app, work, connection, monkeypatch):

@@ -1,18 +1,25 @@
 -- settled: which of these claims were settled already? Asked when a settle is repeated after a lost connection and finds
 -- no row: the first one may have been committed. In: ids bigint[], fences int[], worker_id uuid
 -- Out: id, certain; an id that is missing was lost to somebody else. Caller: db.settled
--- Looked up by id and fence in whatever the settle would have written. A job that is nowhere has ended, and its task
--- keeps nothing, or it was pruned since. While this worker's row stands nobody rescued anything from it: it was us. With
--- the row gone the job may as well have been rescued and have ended elsewhere: not certain. (Scalar subqueries: NOT EXISTS
--- would become a join, and that may walk all of an index.)
+-- Looked up by id, fence and owner in whatever the settle would have written. By the fence alone it might be another's: a
+-- rescue leaves it as it is, and the job may be cancelled or expire before its next claim; but its owner is gone then.
+-- A job that is nowhere has ended, and its task keeps nothing, or it was pruned since. While this worker's row stands
+-- nobody rescued anything from it: it was us. With the row gone the job may as well have been rescued and have ended
+-- elsewhere: not certain. (Scalar subqueries: NOT EXISTS would become a join, and that may walk all of an index.)
 with asked as (
     select * from unnest(%(ids)s::bigint[], %(fences)s::int[]) as a (id, fence)
 )
-select asked.id, true from asked join {schema}.finished_jobs as job on job.id = asked.id and job.fence = asked.fence
+select asked.id, true
+from asked
+join {schema}.finished_jobs as job on job.id = asked.id and job.fence = asked.fence and job.worker_id = %(worker_id)s
 union
-select asked.id, true from asked join {schema}.dead_jobs as job on job.id = asked.id and job.fence = asked.fence
+select asked.id, true
+from asked
+join {schema}.dead_jobs as job on job.id = asked.id and job.fence = asked.fence and job.worker_id = %(worker_id)s
 union
-select asked.id, true from asked join {schema}.job_errors as e on e.job_id = asked.id and e.fence = asked.fence
+select asked.id, true
+from asked
+join {schema}.job_errors as e on e.job_id = asked.id and e.fence = asked.fence and e.worker_id = %(worker_id)s
 union
 select asked.id, exists (select from {schema}.workers where id = %(worker_id)s)
 from asked
