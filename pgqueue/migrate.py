@@ -1,14 +1,20 @@
 """How a database gets from one schema to the next: Alembic, driven from code, so that `pgqueue migrate` needs no files.
 
-Safe to run twice and from several machines at once: one transaction, one of them at a time.
+Safe to run twice and from several machines at once: one transaction, one of them at a time. Under load nobody waits for
+it: where a lock is not to be had within LOCK_BOUND, everything is given back and tried again.
+
+An application that has migrations of its own may keep ours in its history: op_upgrade, op_downgrade, leave_out.
 """
 
 from __future__ import annotations
 
 import io
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -16,31 +22,68 @@ import sqlalchemy as sa
 from alembic.config import Config
 from alembic.util.exc import CommandError
 
-from alembic import command
+from alembic import command, context, op
 from pgqueue import db, monitor
 from pgqueue.compare import Comparison, compare
-from pgqueue.drivers import perform_raw
+from pgqueue.drivers import perform, perform_raw, sqlstate
 from pgqueue.errors import ConfigurationError, SchemaError
+from pgqueue.schema import VERSION_TABLE
 from pgqueue.settings import DEFAULT_SCHEMA, conninfo_from_url, schema_name
 from pgqueue.sql import statements
 from pgqueue.versions import head, location, revisions
 
-__all__ = ["check", "config", "current", "downgrade", "head", "location", "revisions", "script", "to", "upgrade"]
+__all__ = [
+    "check",
+    "config",
+    "current",
+    "downgrade",
+    "head",
+    "leave_out",
+    "location",
+    "op_downgrade",
+    "op_upgrade",
+    "revisions",
+    "script",
+    "to",
+    "upgrade",
+]
 
 LOCK_WAIT = 60_000  # ms that a migration waits for another one to end
+LOCK_BOUND = 0.5  # seconds in which a migration waits for the locks of its tables, all its statements together
+PATIENCE = 60.0  # seconds for which it begins anew when others hold them
 _ALEMBIC = threading.Lock()  # its context and op are globals of the process
+
+
+class _TablesInUse(SchemaError):
+    """Others hold a table for longer than LOCK_BOUND; nothing was changed, and no lock is held any more."""
 
 
 def upgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> None:
     """Brings `schema` up to `revision`, creating it if need be. Raises SchemaError, or psycopg.OperationalError."""
-    with _connected(url) as connection:
-        _run(lambda: command.upgrade(config(schema, connection), revision))
+    _insist(url, schema, lambda made: command.upgrade(made, revision))
 
 
 def downgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "base") -> None:
     """Takes `schema` back to `revision`; "base" removes every table of pgqueue and the jobs in them."""
-    with _connected(url) as connection:
-        _run(lambda: command.downgrade(config(schema, connection), revision))
+    _insist(url, schema, lambda made: command.downgrade(made, revision))
+
+
+def _insist(url: str, schema: str, act: Callable[[Config], None]) -> None:
+    until = time.monotonic() + PATIENCE
+    for tries in count(1):
+        try:
+            with _connected(url) as connection:
+                _run(config(schema, connection), act)
+            return
+        except _TablesInUse:
+            if time.monotonic() > until:
+                raise
+            _pause(tries)
+
+
+def _pause(tries: int) -> None:
+    """Between two tries those who waited behind us get on: 0.1 s doubled up to 2."""
+    time.sleep(min(2.0, 0.1 * 2 ** min(tries - 1, 5)))
 
 
 def to(url: str, schema: str, revision: str) -> None:
@@ -63,7 +106,7 @@ def script(schema: str = DEFAULT_SCHEMA, revision: str = "head") -> str:
     out = io.StringIO()
     made = config(schema, None)
     made.output_buffer = out
-    _run(lambda: command.upgrade(made, revision, sql=True))
+    _run(made, lambda made: command.upgrade(made, revision, sql=True))
     return out.getvalue()
 
 
@@ -74,6 +117,74 @@ def current(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
             return perform_raw(raw, db.schema_version(statements(schema)))
         except psycopg.errors.UndefinedTable:
             return None
+
+
+def op_upgrade(revision: str, *, since: str = "base", schema: str = DEFAULT_SCHEMA) -> None:
+    """For `upgrade` in a revision of the application's own: brings pgqueue's tables to `revision`, on the connection
+    and in the transaction of that migration; under --sql its statements come with the others.
+
+    since: where they stand before, which only --sql has to be told. Does nothing where `pgqueue migrate` was first.
+    Raises ConfigurationError for "head", which means something else next year; SchemaError.
+    """
+    _inside(revision, since, schema, up=True)
+
+
+def op_downgrade(revision: str, *, since: str, schema: str = DEFAULT_SCHEMA) -> None:
+    """For `downgrade` in a revision of the application's own; "base" removes every table of pgqueue."""
+    _inside(revision, since, schema, up=False)
+
+
+def leave_out(schema: str = DEFAULT_SCHEMA, then: Callable[..., bool] | None = None) -> Callable[..., bool]:
+    """For `context.configure(include_name=…)` in the application's env.py: autogenerate overlooks `schema`, and asks
+    `then`, the application's own filter, about everything else."""
+
+    def include_name(name: str | None, kind: str, parents: Any) -> bool:
+        if (kind == "schema" and name == schema) or (parents or {}).get("schema_name") == schema:
+            return False
+        return then is None or then(name, kind, parents)
+
+    return include_name
+
+
+def _inside(revision: str, since: str, schema: str, *, up: bool) -> None:
+    order = ["base", *revisions()]
+    for name, value in (("revision", revision), ("since", since)):
+        if value not in order:
+            raise ConfigurationError(f"{name} must be one of pgqueue's migrations {', '.join(order)}, not {value!r}")
+    migration = op.get_context()
+    theirs = migration.version_table_schema or migration.dialect.default_schema_name
+    if theirs == schema and migration.version_table == VERSION_TABLE:
+        raise ConfigurationError(
+            f'schema "{schema}" holds the table {VERSION_TABLE} of the application: give pgqueue a schema of its own, '
+            "or name another version_table in env.py"
+        )
+    outer = context._proxy, op._proxy  # type: ignore[attr-defined]
+    made = config(schema, None if context.is_offline_mode() else op.get_bind(), inside=True)
+    try:
+        if context.is_offline_mode():
+            made.output_buffer = migration.output_buffer or sys.stdout
+            if since != revision:
+                act = command.upgrade if up else command.downgrade
+                _run(made, lambda made: act(made, f"{since}:{revision}", sql=True))
+            return
+        here = _standing(op.get_bind(), schema)
+        if here not in order:
+            raise SchemaError(f'schema "{schema}" stands at migration {here}, this version knows them up to {head()}')
+        if up and order.index(here) < order.index(revision):
+            _run(made, lambda made: command.upgrade(made, revision))
+        elif not up and order.index(here) > order.index(revision):
+            _run(made, lambda made: command.downgrade(made, revision))
+    finally:
+        # Ours ran in a context of its own, and took the names of the module `alembic.context` and `alembic.op` with it.
+        for proxy in outer:
+            proxy._install_proxy()
+
+
+def _standing(connection: sa.Connection, schema: str) -> str:
+    """Where the schema stands, without an error that would abort the application's transaction."""
+    if not sa.inspect(connection).has_table(VERSION_TABLE, schema=schema):
+        return "base"
+    return perform(connection, db.schema_version(statements(schema))) or "base"
 
 
 def check(url: str, schema: str = DEFAULT_SCHEMA) -> Comparison:
@@ -92,12 +203,14 @@ def check(url: str, schema: str = DEFAULT_SCHEMA) -> Comparison:
         raise SchemaError(f"the schema cannot be compared: {_reason(error)}") from None
 
 
-def config(schema: str, connection: sa.Connection | None) -> Config:
+def config(schema: str, connection: sa.Connection | None, *, inside: bool = False) -> Config:
     """An Alembic configuration without an ini file: a % in a password has nothing to be interpolated by."""
     made = Config()
     made.set_main_option("script_location", str(location()).replace("%", "%%"))
     made.attributes["schema"] = schema_name(schema)
     made.attributes["connection"] = connection
+    made.attributes["inside"] = inside
+    made.attributes["alone"] = False
     return made
 
 
@@ -133,19 +246,24 @@ def _engine(url: str) -> Iterator[sa.Engine]:
         engine.dispose()
 
 
-def _run(action: object) -> None:
-    assert callable(action)
+def _run(made: Config, act: Callable[[Config], None]) -> None:
     try:
-        with _ALEMBIC:
-            action()
+        # Inside an application's migration the globals are Alembic's already, and whoever else needs them waits.
+        with nullcontext() if made.attributes["inside"] else _ALEMBIC:
+            act(made)
     except CommandError as error:
         known = f"this version of pgqueue knows migrations up to {head()}"
         raise SchemaError(f"the migration cannot be run: {error}; {known}") from None
     except sa.exc.DBAPIError as error:
         reason = _reason(error)
-        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+        if sqlstate(error) == "42501":
             reason += ". The role that migrates must own the schema, or have CREATE on the database"
-        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+        if sqlstate(error) == "55P03":
+            if made.attributes["alone"]:
+                raise _TablesInUse(
+                    "the migration changed nothing: somebody's transaction has been holding pgqueue's tables; end it, "
+                    "or try again"
+                ) from None
             reason = "another migration of this schema is under way, and did not end within a minute"
         raise SchemaError(f"the migration failed and changed nothing: {reason}") from None
 
