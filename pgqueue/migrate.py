@@ -50,6 +50,7 @@ __all__ = [
 
 LOCK_WAIT = 60_000  # ms that a migration waits for another one to end
 LOCK_BOUND = 0.5  # seconds in which a migration waits for the locks of its tables, all its statements together
+LONGEST = 1.0  # seconds that one of its statements may take, waiting included
 PATIENCE = 60.0  # seconds for which it begins anew when others hold them
 _ALEMBIC = threading.Lock()  # its context and op are globals of the process
 
@@ -91,10 +92,9 @@ def to(url: str, schema: str, revision: str) -> None:
     if revision in ("head", "heads"):
         upgrade(url, schema)
         return
+    _known(revision)
     here = current(url, schema)
     order = ["base", *revisions()]
-    if revision not in order:
-        raise ConfigurationError(f"there is no migration {revision!r}; there are {', '.join(order)}")
     if here is not None and here in order and order.index(revision) < order.index(here):
         downgrade(url, schema, revision)
     elif revision != "base":
@@ -102,12 +102,28 @@ def to(url: str, schema: str, revision: str) -> None:
 
 
 def script(schema: str = DEFAULT_SCHEMA, revision: str = "head") -> str:
-    """The SQL that `upgrade` would run on an empty database, for a DBA to read."""
+    """The SQL for a DBA to read and to run: up to `revision` on an empty database, or `FROM:TO`, up or down."""
+    start, colon, end = revision.rpartition(":")
+    start, end = (head() if one in ("head", "heads") else one for one in (start if colon else "base", end))
+    for one in (start, end):
+        _known(one)
+    order = ["base", *revisions()]
+    if start == end:
+        raise ConfigurationError(
+            f"from {start} to {end} there is nothing to print: give FROM:TO, such as base:{head()}"
+        )
     out = io.StringIO()
     made = config(schema, None)
     made.output_buffer = out
-    _run(made, lambda made: command.upgrade(made, revision, sql=True))
+    act = command.upgrade if order.index(start) < order.index(end) else command.downgrade
+    _run(made, lambda made: act(made, f"{start}:{end}", sql=True))
     return out.getvalue()
+
+
+def _known(revision: str) -> None:
+    order = ["base", *revisions()]
+    if revision not in order:
+        raise ConfigurationError(f"there is no migration {revision!r}; there are {', '.join(order)}")
 
 
 def current(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
@@ -134,16 +150,27 @@ def op_downgrade(revision: str, *, since: str, schema: str = DEFAULT_SCHEMA) -> 
     _inside(revision, since, schema, up=False)
 
 
-def leave_out(schema: str = DEFAULT_SCHEMA, then: Callable[..., bool] | None = None) -> Callable[..., bool]:
-    """For `context.configure(include_name=…)` in the application's env.py: autogenerate overlooks `schema`, and asks
-    `then`, the application's own filter, about everything else."""
+def leave_out(
+    schema: str = DEFAULT_SCHEMA,
+    *,
+    include_name: Callable[..., bool] | None = None,
+    include_object: Callable[..., bool] | None = None,
+) -> dict[str, Callable[..., bool]]:
+    """For `context.configure(…, **leave_out())` in the application's env.py: autogenerate overlooks `schema`, in the
+    database and in the application's metadata, and asks its own filters about everything else."""
 
-    def include_name(name: str | None, kind: str, parents: Any) -> bool:
+    def name(name: str | None, kind: str, parents: Any) -> bool:
         if (kind == "schema" and name == schema) or (parents or {}).get("schema_name") == schema:
             return False
-        return then is None or then(name, kind, parents)
+        return include_name is None or include_name(name, kind, parents)
 
-    return include_name
+    def object(item: Any, name: str | None, kind: str, reflected: bool, other: Any) -> bool:
+        table = item if kind == "table" else getattr(item, "table", None)
+        if getattr(table, "schema", None) == schema:
+            return False
+        return include_object is None or include_object(item, name, kind, reflected, other)
+
+    return {"include_name": name, "include_object": object}
 
 
 def _inside(revision: str, since: str, schema: str, *, up: bool) -> None:
@@ -258,6 +285,11 @@ def _run(made: Config, act: Callable[[Config], None]) -> None:
         reason = _reason(error)
         if sqlstate(error) == "42501":
             reason += ". The role that migrates must own the schema, or have CREATE on the database"
+        if sqlstate(error) == "57014" and made.attributes["alone"]:
+            reason = (
+                f"a statement took longer than the {LONGEST:g} s for which others may be kept waiting: try again when "
+                "fewer jobs wait, or take that time and run what `pgqueue migrate FROM:TO --sql` prints"
+            )
         if sqlstate(error) == "55P03":
             if made.attributes["alone"]:
                 raise _TablesInUse(

@@ -12,7 +12,7 @@ from pgqueue.settings import DEFAULT_SCHEMA, database_url, describe, schema_name
 
 @click.command()
 @click.argument("revision", default="head")
-@click.option("--sql", is_flag=True, help="Print the SQL instead of running it.")
+@click.option("--sql", is_flag=True, help="Print the SQL instead of running it; REVISION may be FROM:TO.")
 @click.option("--check", is_flag=True, help="Change nothing: name what differs from what this version declares.")
 @json_option
 @database_options
@@ -27,7 +27,8 @@ def migrate(ctx: click.Context, /, revision: str, sql: bool, check: bool, as_jso
       pgqueue migrate                # to the newest
       pgqueue migrate 0001           # to this one, up or down
       pgqueue migrate base           # remove every table, and the jobs in them
-      pgqueue migrate --sql          # what it would run, for a DBA to read
+      pgqueue migrate --sql          # what it would run on an empty database, for a DBA: | psql shop
+      pgqueue migrate 0001:head --sql   # the way from one to the other, up or down
       pgqueue migrate --check        # 0: as declared; 1: not, and what differs is named
     """
     from pgqueue import migrate as migrations  # brings Alembic: 0.1 s that no other command needs

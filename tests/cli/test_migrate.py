@@ -51,11 +51,30 @@ def test_the_printed_sql_runs_as_it_is(run: Run, pgqueue_blank_database: str) ->
     assert migrate.current(pgqueue_blank_database, 'odd "name" 100%') == HEAD
 
 
+def test_the_way_between_two_migrations_is_printed_too(run: Run, pgqueue_blank_database: str) -> None:
+    with psycopg.connect(pgqueue_blank_database, autocommit=True) as connection:
+        for way, stands in (("base:0001", "0001"), ("0001:head", HEAD), (f"{HEAD}:0001", "0001"), ("0001:base", None)):
+            connection.execute(run("migrate", way, "--sql").stdout)
+            assert migrate.current(pgqueue_blank_database) == stands
+    assert "nothing to print" in run("migrate", "0001:0001", "--sql", code=2).stderr
+
+
 def test_a_migration_that_does_not_exist_is_a_usage_error(on: Run) -> None:
-    assert (
-        f"there is no migration '9999'; there are base, {', '.join(migrate.revisions())}"
-        in on("migrate", "9999", code=2).stderr
-    )
+    said = f"there is no migration '9999'; there are base, {', '.join(migrate.revisions())}"
+    for arguments in (("9999",), ("9999", "--sql"), ("0001:9999", "--sql"), ("9999:head", "--sql")):
+        assert said in on("migrate", *arguments, code=2).stderr
+    assert "there is no migration '0001:head'" in on("migrate", "0001:head", code=2).stderr
+
+
+def test_a_table_that_stays_in_use_is_one_line_and_exit_3(
+    run: Run, pgqueue_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "LOCK_BOUND", 0.02)
+    monkeypatch.setattr(migrate, "PATIENCE", 0.0)
+    with psycopg.connect(pgqueue_database) as reader:
+        reader.execute("select count(*) from pgqueue.jobs")
+        result = run("migrate", "0001", "--database-url", pgqueue_database, code=3)
+    assert "changed nothing: somebody's transaction has been holding pgqueue's tables" in result.stderr
 
 
 def test_a_role_without_the_right_gets_one_line(run: Run, pgqueue_blank_database: str) -> None:

@@ -8,8 +8,13 @@ from types import ModuleType
 
 import psycopg
 import pytest
+from alembic.config import Config
 
+from alembic import command
+from pgqueue import migrate
 from tests.docs.test_readme import BLOCK, ROOT
+
+A_FILE = "# migrations/"  # the first line of an example that is a file of its own
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -18,7 +23,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def test_the_examples_of_the_guide_run(pgqueue_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGQUEUE_DATABASE_URL", pgqueue_database)
-    examples = blocks(ROOT / "docs" / "guide.md", "python")
+    examples = [text for text in blocks(ROOT / "docs" / "guide.md", "python") if not text.startswith(A_FILE)]
     assert len(examples) >= 4
     module = ModuleType("guide")
     monkeypatch.setitem(sys.modules, "guide", module)
@@ -27,6 +32,26 @@ def test_the_examples_of_the_guide_run(pgqueue_database: str, monkeypatch: pytes
             exec(compile(text, f"docs/guide.md, example {number + 1}", "exec"), module.__dict__)
     finally:
         module.app.close()
+
+
+def test_the_files_for_an_applications_own_alembic_history_make_one(
+    pgqueue_blank_database: str, tmp_path: Path
+) -> None:
+    files = [text for text in blocks(ROOT / "docs" / "guide.md", "python") if text.startswith(A_FILE)]
+    assert len(files) == 2
+    (tmp_path / "migrations" / "versions").mkdir(parents=True)
+    for text in files:
+        (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+    config = Config()
+    config.set_main_option("script_location", str(tmp_path / "migrations"))
+    url = pgqueue_blank_database.replace("postgresql:", "postgresql+psycopg:", 1)
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    command.upgrade(config, "head")
+    assert migrate.current(pgqueue_blank_database) == migrate.head()  # the guide names the newest
+    assert migrate.check(pgqueue_blank_database).differences == []
+    command.check(config)
+    command.downgrade(config, "base")
+    assert migrate.current(pgqueue_blank_database) is None
 
 
 def test_the_queries_of_the_sql_page_run(pgqueue_database: str) -> None:

@@ -21,17 +21,22 @@ from tests.migrate.pictures import picture
 ENV = """
 from logging import getLogger
 from alembic import context
-from sqlalchemy import Column, Integer, MetaData, NullPool, Table, create_engine, pool
+from sqlalchemy import BigInteger, Column, Integer, MetaData, NullPool, Table, create_engine, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 import asyncio
 from pgqueue.migrate import leave_out
 
 target_metadata = MetaData()
 Table("orders", target_metadata, Column("id", Integer, primary_key=True))
+Table("jobs", target_metadata, Column("id", BigInteger, primary_key=True), schema="pgqueue")  # to look with
+Table("views", target_metadata, Column("id", Integer), info={"skip": True})
 options = dict(
     target_metadata=target_metadata,
     include_schemas=True,
-    include_name=leave_out("pgqueue", lambda name, kind, parents: name != "legacy"),
+    **leave_out(
+        include_name=lambda name, kind, parents: name != "legacy",
+        include_object=lambda item, name, kind, reflected, other: not item.info.get("skip"),
+    ),
 )
 url = context.config.get_main_option("sqlalchemy.url")
 
@@ -89,14 +94,16 @@ def downgrade():
     {back}
 """
 
+HEAD = migrate.head()
+
 HISTORY = [
     ("a1", None, 'op.create_table("orders", sa.Column("id", sa.Integer, primary_key=True))', 'op.drop_table("orders")'),
     ("b2", "a1", 'migrate.op_upgrade("0001")', 'migrate.op_downgrade("base", since="0001")'),
     (
         "c3",
         "b2",
-        'migrate.op_upgrade("0002", since="0001"); op.execute("create table legacy (id int)")',
-        'op.execute("drop table legacy"); migrate.op_downgrade("0001", since="0002")',
+        f'migrate.op_upgrade("{HEAD}", since="0001"); op.execute("create table legacy (id int)")',
+        f'op.execute("drop table legacy"); migrate.op_downgrade("0001", since="{HEAD}")',
     ),
 ]
 
@@ -164,13 +171,12 @@ def test_an_applications_history_takes_ours_up_and_down_on_each_driver(
     command.upgrade(app.config, "b2")
     assert migrate.current(url) == "0001"
     command.upgrade(app.config, "head")
-    assert migrate.current(url) == "0002"
-    migrate.to(url, "pgqueue", "0002")  # as `pgqueue migrate` sees it, there is nothing to do
+    assert migrate.current(url) == HEAD
     made = picture(eyes)
-    migrate.upgrade(url, "other", "0002")
-    assert len(picture(eyes, "other")) == len(made)
-    if migrate.head() == "0002":
-        assert migrate.check(url).differences == []
+    migrate.upgrade(url)  # as `pgqueue migrate` sees it, there is nothing to do
+    assert picture(eyes) == made
+    found = migrate.check(url)
+    assert (found.differences, found.notes) == ([], [])
     ours = PgQueue(url)
     ours.task(name="t")(lambda: None).delay()
     ours.close()
@@ -209,7 +215,7 @@ def test_their_sql_for_a_dba_has_ours_in_it_and_makes_the_same(
     assert (text.count("BEGIN;"), text.count("COMMIT;")) == (1, 1)
     eyes.execute(text)
     printed = picture(eyes)
-    assert migrate.current(pgqueue_blank_database) == "0002"
+    assert migrate.current(pgqueue_blank_database) == HEAD
     command.upgrade(app.config, "head")
     eyes.execute(app.printed(command.downgrade, "c3:base"))
     assert migrate.current(pgqueue_blank_database) is None
@@ -231,32 +237,53 @@ def test_it_is_their_transaction_a_failure_later_in_it_takes_ours_back(
 
 def test_what_pgqueue_migrate_made_before_is_taken_over(tmp_path: Path, pgqueue_blank_database: str) -> None:
     app = application(tmp_path / "app", pgqueue_blank_database)
-    migrate.upgrade(pgqueue_blank_database, revision="0002")
+    migrate.upgrade(pgqueue_blank_database)
     command.upgrade(app.config, "head")
-    assert migrate.current(pgqueue_blank_database) == "0002"
+    assert migrate.current(pgqueue_blank_database) == HEAD
     command.downgrade(app.config, "a1")
     assert migrate.current(pgqueue_blank_database) is None
 
 
-def test_the_rest_of_their_transaction_waits_for_locks_as_they_had_it(
+SETTINGS = {"lock_timeout": "7s", "statement_timeout": "5min", "search_path": "theirs, public"}
+
+
+@pytest.mark.parametrize("offline", [False, True], ids=["run", "printed"])
+def test_the_rest_of_their_transaction_has_its_settings_as_before(
+    tmp_path: Path, pgqueue_blank_database: str, eyes: psycopg.Connection[Any], offline: bool
+) -> None:
+    app = application(tmp_path / "app", pgqueue_blank_database)
+    before = "; ".join(f"select set_config('{name}', '{value}', true)" for name, value in SETTINGS.items())
+    after = ", ".join(f"current_setting('{name}') as {name}" for name in SETTINGS)
+    act = f'op.execute("create schema theirs; {before}"); migrate.op_upgrade("{HEAD}")'
+    app.revision("b2", "a1", f'{act}; op.execute("create table seen as select {after}")', "pass")
+    (app.versions / "c3.py").unlink()
+    if offline:
+        eyes.execute(app.printed(command.upgrade, "head"))
+    else:
+        command.upgrade(app.config, "head")
+    assert eyes.execute("select * from theirs.seen").fetchone() == tuple(SETTINGS.values())
+    assert picture(eyes)
+
+
+def test_a_connection_that_commits_by_itself_is_refused_before_anything_is_made(
     tmp_path: Path, pgqueue_blank_database: str, eyes: psycopg.Connection[Any]
 ) -> None:
     app = application(tmp_path / "app", pgqueue_blank_database)
-    read = "create table seen as select current_setting('lock_timeout') as waits"
-    up = f'op.execute("set local lock_timeout = 1234"); migrate.op_upgrade("0002"); op.execute("{read}")'
-    app.revision("b2", "a1", up, "pass")
+    act = f'migrate.op_upgrade("{HEAD}")'
+    app.revision("b2", "a1", f"with op.get_context().autocommit_block(): {act}", "pass")
     (app.versions / "c3.py").unlink()
-    command.upgrade(app.config, "head")
-    assert eyes.execute("select waits from seen").fetchone() == ("1234ms",)
+    with pytest.raises(ConfigurationError, match="commits each statement by itself"):
+        command.upgrade(app.config, "head")
+    assert eyes.execute("select to_regnamespace('pgqueue')").fetchone() == (None,)
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
         ('migrate.op_upgrade("head")', "revision must be one of pgqueue's migrations base, 0001"),
-        ('migrate.op_upgrade("0002", since="9999")', "since must be one of pgqueue's migrations base, 0001"),
-        ('migrate.op_upgrade("0002", schema="public")', "give pgqueue a schema of its own"),
-        ('migrate.op_upgrade("0002", schema="x" * 41)', "schema must"),
+        (f'migrate.op_upgrade("{HEAD}", since="9999")', "since must be one of pgqueue's migrations base, 0001"),
+        (f'migrate.op_upgrade("{HEAD}", schema="public")', "give pgqueue a schema of its own"),
+        (f'migrate.op_upgrade("{HEAD}", schema="x" * 41)', "schema must"),
     ],
 )
 def test_what_cannot_stay_true_in_a_history_is_refused(

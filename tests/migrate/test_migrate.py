@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -176,14 +177,31 @@ def test_a_migration_that_does_not_exist_is_refused_with_those_that_do(blank: st
 # -- for a DBA to read -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schema", ["pgqueue", '100% "odd": name'])
-def test_the_printed_sql_makes_the_same_schema(blank: str, eyes: psycopg.Connection[Any], schema: str) -> None:
-    eyes.execute(migrate.script(schema))
+def psql(url: str, text: str) -> None:
+    """Runs it as a DBA does: `psql shop < file`, without a further option."""
+    done = subprocess.run(["psql", url], input=text, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("psql") is None, reason="no psql here")
+@pytest.mark.parametrize("schema", ["pgqueue", '100% "odd": :name \\d $$', "it's; {schema}"])
+def test_the_printed_sql_is_what_psql_takes_up_and_down_and_makes_the_same_schema(
+    blank: str, eyes: psycopg.Connection[Any], schema: str
+) -> None:
+    every = migrate.revisions()
+    psql(blank, migrate.script(schema))
     printed = picture(eyes, schema)
     assert migrate.current(blank, schema) == migrate.head()
     migrate.upgrade(blank, schema)  # finds nothing to do
     assert picture(eyes, schema) == printed
-    migrate.downgrade(blank, schema)
+    assert migrate.check(blank, schema).differences == []
+    for later, earlier in reversed(list(zip(every[1:], every, strict=False))):
+        psql(blank, migrate.script(schema, f"{later}:{earlier}"))
+        assert migrate.current(blank, schema) == earlier
+    psql(blank, migrate.script(schema, f"{every[0]}:head"))
+    assert picture(eyes, schema) == printed
+    psql(blank, migrate.script(schema, "head:base"))
+    assert migrate.current(blank, schema) is None
     migrate.upgrade(blank, schema)
     assert picture(eyes, schema) == printed
 
