@@ -291,10 +291,10 @@ class PgQueue:
         conninfo: str | None = None,
         *,
         suspects: Suspects = "when idle",
-        on_suspects: Callable[[], None] | None = None,
+        on_suspects: Callable[[int], None] | None = None,
     ) -> Loop:
-        """The heart of one worker of this app; its row must have been written. on_suspects: told by its sweep that
-        jobs wait that must run alone."""
+        """The heart of one worker of this app; its row must have been written. on_suspects: told by its sweep how
+        many jobs wait that must run alone, if any do."""
         return Loop(
             conninfo=conninfo or self.conninfo,
             listen_conninfo=None if settings.listen_url is None else conninfo_from_url(settings.listen_url),

@@ -137,9 +137,11 @@ def claim_suspect(
     return [Claim(*row) for row in (yield Call(sql["claim_suspect"], params))]
 
 
-def suspects(sql: Statements, tasks: Sequence[str], queues: Sequence[str] | None, now: Now = None) -> Steps[bool]:
-    """Whether such a job waits."""
-    rows = yield Call(sql["suspects"], {**_which(tasks, queues), "now": now})
+def suspects(
+    sql: Statements, tasks: Sequence[str], queues: Sequence[str] | None, most: int, now: Now = None
+) -> Steps[int]:
+    """How many such jobs wait; `most` if there are more."""
+    rows = yield Call(sql["suspects"], {**_which(tasks, queues), "most": most, "now": now})
     return rows[0][0]  # type: ignore[no-any-return]
 
 

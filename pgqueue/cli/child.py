@@ -145,8 +145,13 @@ async def _work(
         settings = replace(settings, concurrency=1)
         loop = app.loop(settings, worker_id, conninfo, suspects="alone")
     else:
-        tell = partial(channel.send, suspects=True)
-        loop = app.loop(settings, worker_id, conninfo, suspects="elsewhere", on_suspects=tell)
+        loop = app.loop(
+            settings,
+            worker_id,
+            conninfo,
+            suspects="elsewhere",
+            on_suspects=lambda waiting: channel.send(suspects=waiting),
+        )
     listener = threading.Thread(
         target=_obey, args=(channel, lease, loop, app, asyncio.get_running_loop()), name="pgqueue-channel", daemon=True
     )
@@ -175,9 +180,13 @@ async def _work(
 
 
 async def _report(loop: Loop, channel: Channel, limits: Limits | None) -> None:
+    trouble = None
     while True:
         await asyncio.sleep(1.0 if limits is None else _LIMITS_EVERY)
         jobs = _hand_over(loop, channel)
+        if loop.trouble != trouble:
+            trouble = loop.trouble
+            channel.send(trouble=trouble)
         if limits is not None and (why := limits.reached(jobs, _memory(), time.monotonic())):
             channel.send(replace=why)
             limits = None

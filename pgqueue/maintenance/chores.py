@@ -22,6 +22,7 @@ from pgqueue.sql import Statements
 
 log = logging.getLogger("pgqueue")
 
+_SUSPECTS = 100  # counted at most: more than any supervisor starts processes for
 PRUNE_EVERY = 600.0  # seconds; an empty day costs one look at the catalogue
 PRUNE_JOBS_EVERY = 60.0  # seconds between prunes of the tasks that have a policy, by whichever worker
 _SHARE = 20.0  # of the time at most one part goes into them: they scan all of finished_jobs
@@ -34,12 +35,12 @@ def chores(
     uniform: Callable[[], float],
     *,
     tasks: Mapping[str, Retention],
-    on_suspects: Callable[[], None] | None,
+    on_suspects: Callable[[int], None] | None,
 ) -> Callable[[Link, Events], Coroutine[Any, Any, None]]:
     """The chores of one worker: a coroutine function that never ends by itself.
 
     tasks: what each keeps of its ended jobs. on_suspects: called by each sweep that finds jobs of these tasks waiting
-    that must run alone; None: nobody asks.
+    that must run alone, with their number; None: nobody asks.
     """
 
     async def look_after(link: Link, events: Events) -> None:
@@ -51,8 +52,10 @@ def chores(
         while True:
             try:
                 tell(await link.transaction(sweep(sql)), events)
-                if on_suspects is not None and await link.perform(db.suspects(sql, sorted(tasks), settings.queues)):
-                    on_suspects()
+                if on_suspects is not None:
+                    waiting = await link.perform(db.suspects(sql, sorted(tasks), settings.queues, _SUSPECTS))
+                    if waiting:
+                        on_suspects(waiting)
                 if not retained and time.monotonic() >= next_turn:  # before prune: a day may be kept from now on
                     next_turn = time.monotonic() + pause  # should a right be missing
                     await link.perform(retain(sql, tasks))

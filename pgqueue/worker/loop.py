@@ -133,6 +133,11 @@ class Loop:
         self._retiring = True
         self._wake.ring()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the database does not answer what claims or what settles; None while it does."""
+        return self._claim_link.trouble or self._settle_link.trouble
+
     def take_counts(self) -> Counts:
         """What was counted since the last time this was asked."""
         taken, self._settler.counts = self._settler.counts, Counts()
@@ -300,7 +305,7 @@ class Loop:
             db.left_to_run(self._sql, sorted(self._tasks), self._settings.queues)
         )
         self.left_for_later = later
-        return waiting == 0
+        return waiting <= len(self._settler.refused)  # nor would they be done by waiting for them
 
     # -- run and settle ----------------------------------------------------------------------------------------------
 
@@ -377,6 +382,15 @@ class Loop:
                 ", …" if len(held) > _NAMED else "",
                 extra={"event": "unsettled"},
             )
+        if refused := self._settler.refused:
+            log.error(
+                "PostgreSQL refuses to settle %d jobs, which will be rescued and run again: %s%s",
+                len(refused),
+                ", ".join(str(attempt.claim.id) for attempt in refused[:_NAMED]),
+                ", …" if len(refused) > _NAMED else "",
+                extra={"event": "unsettled"},
+            )
+            self.stuck += refused
         await self._events.finish(_LAST_WORDS)
 
     async def _until_ended_or_hurried(self) -> None:

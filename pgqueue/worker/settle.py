@@ -44,6 +44,7 @@ from pgqueue.worker.run import (
 
 _ENOUGH = 250  # verdicts; more in one write win nothing
 _LINGER = 0.01  # seconds that a busy worker waits for more of them
+_REFUSED = 5.0, 300.0  # seconds until what PostgreSQL refused is written again, doubled up to the second
 _CROWD = 50  # completed jobs in one write, above which the log sums them up: a line each costs more than the jobs
 KEEP = 10 * 366 * 86_400.0  # seconds; a retention that empties nothing
 
@@ -128,12 +129,17 @@ def _word(steer: Steer) -> str:
 
 @dataclass(eq=False, slots=True)
 class Settlement:
-    """An attempt and its verdict, waiting to be written. seconds: how long it ran. dropped: its result was refused."""
+    """An attempt and its verdict, waiting to be written. seconds: how long it ran.
+
+    whole: the verdict whose result PostgreSQL has refused, while it is tried without. refusals: how often it has
+    refused that as well.
+    """
 
     attempt: Attempt
     verdict: Verdict
     seconds: float
-    dropped: bool = False
+    whole: ToComplete | None = None
+    refusals: int = 0
 
 
 class Settler:
@@ -164,6 +170,7 @@ class Settler:
         self.counts = Counts()
         self._waiting: list[Settlement] = []
         self._writing: list[Settlement] = []
+        self._refused: list[Settlement] = []
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()
         self._empty = asyncio.Event()
@@ -172,12 +179,17 @@ class Settler:
     @property
     def held(self) -> list[int]:
         """Jobs that are not settled yet, as far as we know."""
-        return [item.attempt.claim.id for item in (*self._waiting, *self._writing)]
+        return [item.attempt.claim.id for item in (*self._waiting, *self._writing, *self._refused)]
 
     @property
     def unsettled(self) -> int:
         """How many."""
-        return len(self._waiting) + len(self._writing)
+        return len(self._waiting) + len(self._writing) + len(self._refused)
+
+    @property
+    def refused(self) -> list[Attempt]:
+        """Attempts whose end PostgreSQL has refused to store so far."""
+        return [item.attempt for item in self._refused]
 
     def add(self, item: Settlement) -> None:
         self._waiting.append(item)
@@ -201,7 +213,7 @@ class Settler:
         self._enough.set()
 
     async def flushed(self) -> None:
-        """Returns when everything added so far has been written."""
+        """Returns when everything added so far has been written, or was refused."""
         await self._empty.wait()
 
     async def run(self) -> None:
@@ -292,17 +304,31 @@ class Settler:
                 await self._write([item], write)
             return
         item = batch[0]
-        log.error(
-            "PostgreSQL refused to settle this job (%s)",
-            type(error).__name__,
-            extra={"event": "settle_refused", **item.attempt.log_fields},
-        )
-        result = item.verdict.result if isinstance(item.verdict, ToComplete) and not item.dropped else None
-        if isinstance(error, psycopg.DataError) and result is not None:
-            item.dropped = True
-            marker = {"$pgqueue": "result dropped", "bytes": len(result), "why": type(error).__name__}
+        verdict = item.verdict
+        if (
+            isinstance(error, psycopg.DataError)
+            and isinstance(verdict, ToComplete)
+            and verdict.result is not None
+            and item.whole is None
+        ):
+            item.whole = verdict
+            marker = {"$pgqueue": "result dropped", "bytes": len(verdict.result), "why": type(error).__name__}
             item.verdict = ToComplete(result_json(marker))
+            tell_refused(item, error, "its result is dropped")
             await self._write([item], write)
+            return
+        # Not its own fault: a trigger, a constraint, a right that is gone. It stays ours, since running it again would
+        # end here as well, until whoever can has helped, or we end.
+        item.verdict, item.whole = item.whole or verdict, None
+        pause = min(_REFUSED[0] * 2.0 ** min(item.refusals, 10), _REFUSED[1])
+        item.refusals += 1
+        tell_refused(item, error, f"trying again in {pause:g} s")
+        self._refused.append(item)
+        asyncio.get_running_loop().call_later(pause, self._once_more, item)
+
+    def _once_more(self, item: Settlement) -> None:
+        self._refused.remove(item)
+        self.add(item)
 
 
 Write = Callable[[Statements, UUID, list[Settlement]], Steps[set[int]]]
@@ -436,6 +462,16 @@ def tell_lost(attempt: Attempt, events: Events) -> None:
         extra={"event": "claim_lost", **attempt.log_fields, "fence": attempt.claim.fence},
     )
     _emit(events, "claim_lost", attempt)
+
+
+def tell_refused(item: Settlement, error: psycopg.Error, then: str) -> None:
+    """PostgreSQL is there and does not take it."""
+    log.error(
+        "PostgreSQL refused to settle this job (%s); %s",
+        type(error).__name__,
+        then,
+        extra={"event": "settle_refused", **item.attempt.log_fields},
+    )
 
 
 def tell_unknown(attempt: Attempt) -> None:

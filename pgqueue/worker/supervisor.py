@@ -5,8 +5,8 @@ operating system says that the child is neither dead nor stopped. A child that d
 to their queues, its row is removed) and replaced; a child whose lease could not be renewed in time is killed before
 anybody else may take its jobs.
 
-Jobs that were running in a child that died are suspects. They run in a child of their own, one at a time, which is
-started as soon as there are any and ends when none is left; there is one such child at most.
+Jobs that were running in a child that died are suspects. Each runs in a process with nothing beside it: children of
+their own are started as soon as there are any, take one at a time, and end when none is left.
 
 A child hears of each renewal, as a moment of the clock that all processes of a machine share. When the news stop, we
 are frozen or stuck, and it ends its jobs by itself before others may take them.
@@ -15,7 +15,8 @@ A child that has run its jobs, holds too much memory or is too old asks to be re
 works, so that the rate holds; then it retires: claims no more, and ends when its jobs have, however long that takes.
 
     child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}} · {"ended": code}
-                          {"suspects": true} (its sweep saw some) · {"replace": why}
+                          {"suspects": 3} (so many its sweep saw) · {"replace": why}
+                          {"trouble": why or null} (its connections)
     supervisor -> child   {"start": {...}} · {"work": {worker_id, lease}} · {"lease": deadline} · {"stop": {}}
                           {"retire": {}} · {"rescued": [...]}
 """
@@ -61,6 +62,8 @@ _KILL_AFTER = 5.0  # seconds a child gets beyond its grace period
 _LAST_ERRANDS = 4.0  # seconds for the database to hear that we are gone
 _MARGIN = 0.2  # of a lease: so much before its end a child is killed that could not be renewed
 _AFTER_A_JOB = 0.5  # seconds until a child that died of a job is replaced, however many did before
+# Processes that run a suspect each, at the same time: a machine can start so many within about two seconds.
+_ALONE = max(4, 2 * (os.cpu_count() or 1))
 _YOUNG = 30.0  # seconds; a child that dies younger is replaced more and more slowly
 
 
@@ -77,6 +80,7 @@ class Child:
     replaced: bool = False  # another was started in its place
     retires: bool = False  # and works: this one has been told
     said_hello: bool = False
+    trouble: str | None = None  # why the database does not answer it
     working: bool = False
     stopped: bool = False  # by SIGSTOP, say the operating system
     killed: str | None = None  # why we killed it ourselves
@@ -127,7 +131,7 @@ class Supervisor:
         self._exit_code = 0
         self._buried: deque[list[Rescued]] = deque()  # filled by the heart's thread
         self._rescued: deque[Rescued] = deque()
-        self._suspects = False  # some wait, as far as we know
+        self._suspects = 0  # so many wait that no child was started for
         self._counts = Counts()
         self._probe: Probe | None = None
 
@@ -224,16 +228,19 @@ class Supervisor:
         while self._buried:
             rescued = self._buried.popleft()
             self._rescued.extend(rescued)
-            if any(job.crashes and not job.dead for job in rescued):
-                self._suspects = True
+            if suspects := sum(1 for job in rescued if job.crashes and not job.dead):
+                self._suspects += suspects
                 # A job kills an ordinary child but once, so this is no sickness of the child's: no need to slow down.
                 self._deaths = min(self._deaths, 2)
                 self._respawn_at = min(self._respawn_at, time.monotonic() + _AFTER_A_JOB)
 
     def _quarantine(self) -> None:
-        if self._suspects and self._stop_by is None and not any(child.alone for child in self._children):
-            self._suspects = False
-            self._spawn(alone=True)
+        """A child for each suspect, as far as the machine allows; when they have run theirs they take what is left."""
+        if self._stop_by is None:
+            free = _ALONE - sum(child.alone for child in self._children)
+            for _ in range(min(self._suspects, free)):
+                self._spawn(alone=True)
+        self._suspects = 0
 
     def _retire(self) -> None:
         """As many of those that asked to be replaced as there are others in their place."""
@@ -296,9 +303,13 @@ class Supervisor:
                 self._welcome(child, hello)
             case {"counts": counts}:
                 self._counts.add(counts)
-            case {"suspects": True}:
-                # Not while a child is at it: it would find these too, and the next sweep what it leaves.
-                self._suspects = self._suspects or not any(one.alone for one in self._children)
+            case {"suspects": int(seen)}:
+                # A child that is starting will take one of these.
+                self._suspects = max(
+                    self._suspects, seen - sum(one.alone and not one.working for one in self._children)
+                )
+            case {"trouble": why}:
+                child.trouble = why
             case {"replace": why} if self._stop_by is None and not child.replaced:
                 log.info(
                     "worker process %d: %s; starting another in its place",
@@ -396,6 +407,7 @@ class Supervisor:
             self._bury(child, _death(code, child.killed), crashed=crashed)
         if not expected and child.alone:
             self._tell_death(child, code, "it ran a job alone")
+            self._suspects += 1  # it would have looked for another
         elif not expected and child.replaced:
             self._tell_death(child, code, "it had been replaced already")
         elif not expected:
@@ -496,6 +508,8 @@ def _unfit(child: Child, lapsed: bool) -> str | None:
         return f"{name} is stopped"
     if not child.working:
         return f"{name} is starting"
+    if child.trouble is not None:
+        return f"{name} cannot reach the database: {child.trouble}"
     return f"{name} lost its lease" if lapsed else None
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-import urllib.error
-import urllib.request
 
 import psycopg
 import pytest
 
 from tests.crash import tasks
-from tests.crash.processes import ended, row
+from tests.crash.processes import ended, health, row
 from tests.helpers import eventually
 
 LEASE = 6.0  # the heart gives an answer 1 s, claim and settle give it 2 s
@@ -30,17 +28,6 @@ def all_well(connection, ledger):
         assert "Traceback" not in worker.text()
 
     return check
-
-
-def health(worker) -> tuple[int, str]:
-    """The answer of /health/ready."""
-    (port,) = [line["message"].rpartition(":")[2] for line in worker.log("probe")]
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 def test_connections_that_died_silently_are_noticed_before_the_lease_ends(start, proxy, connection, all_well):
@@ -78,6 +65,22 @@ def test_health_says_what_is_wrong_while_nothing_moves_and_all_goes_on_after_it(
     proxy.go_on()
     eventually(lambda: health(worker) == (200, "ready\n"), timeout=30)
     all_well(worker, jobs)
+
+
+def test_a_worker_can_be_stopped_while_nothing_moves_and_another_runs_what_it_ran(start, proxy, connection, ledger):
+    worker = start(url=proxy.url, lease=LEASE, grace=1)
+    running = tasks.hold_slot.enqueue(connection, "gate").id
+    ledger.wait_for("started", running)
+    proxy.stall()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 1
+    assert [line["message"] for line in worker.log("unsettled")] == [
+        f"the database is away: 1 jobs end unsettled and will be rescued: {running}"
+    ]
+    ledger.open("gate")
+    proxy.go_on()
+    start(url=proxy.url)
+    assert ended(connection, running)[:2] == ("completed", 1)
 
 
 def test_a_network_that_passes_a_byte_at_a_time_is_enough(start, proxy, connection, all_well):

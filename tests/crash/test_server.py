@@ -18,7 +18,7 @@ from pgqueue.embedded import EmbeddedPostgres
 from pgqueue.migrate import upgrade
 from pgqueue.testing import _temp_dir
 from tests.crash import tasks
-from tests.crash.processes import ended
+from tests.crash.processes import ended, health
 from tests.helpers import eventually
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
@@ -71,7 +71,7 @@ def test_a_crash_of_the_server_costs_no_job_anything(start, ledger, server):
 
 
 def test_a_worker_that_gets_no_connection_waits_for_one(start, server):
-    worker = start(url=server.url())
+    worker = start(url=server.url(), metrics_port=0)
     eventually(lambda: worker.log("worker_started"))
     with ExitStack() as others:
         first = others.enter_context(psycopg.connect(server.url(), autocommit=True))
@@ -79,21 +79,26 @@ def test_a_worker_that_gets_no_connection_waits_for_one(start, server):
         taken = 1
 
         def take_all() -> bool:
-            """Whether nothing of the server's is left for the worker, once it has lost what it had."""
+            """Whether nothing of the server's is left for the worker, once it has lost all but its heart's."""
             nonlocal taken
             first.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'pgqueue %'"
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where application_name like 'pgqueue %' and application_name <> 'pgqueue heartbeat'"
             )
             try:
                 while True:
                     others.enter_context(psycopg.connect(server.url(), autocommit=True))
                     taken += 1
             except psycopg.OperationalError:
-                return taken == CONNECTIONS
+                return taken == CONNECTIONS - 1
 
         eventually(take_all)
         jobs += tasks.quick.enqueue_many(first, [()] * 10)
         eventually(lambda: [line for line in worker.log("database_away") if "too many clients" in line["message"]])
+        _, text = eventually(lambda: (now := health(worker))[0] == 503 and now)
+        assert "cannot reach the database: OperationalError: " in text
+        assert "too many clients" in text
+    eventually(lambda: health(worker) == (200, "ready\n"))
     finish(worker, server.url(), jobs)
 
 

@@ -31,7 +31,7 @@ from pgqueue.enqueue import NewJob, Options
 from pgqueue.events import NAMES, Event
 from pgqueue.maintenance.rescue import bury
 from pgqueue.sql import Statements
-from pgqueue.worker import loop
+from pgqueue.worker import loop, settle
 from tests.helpers import eventually, job_in, run, worker_row
 from tests.life.workbench import ended, everything, working
 
@@ -551,9 +551,26 @@ def test_a_handler_that_fails_harms_neither_the_job_nor_the_other_handlers(
         app.on("finished")(lambda event: None)
 
 
+def test_a_worker_that_ends_while_a_settle_is_refused_says_so_and_the_job_runs_again(
+    app: PgQueue, connection: Look, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.execute("alter table pgqueue.finished_jobs add constraint picky check (task <> 'task')")
+
+    @app.task(name="task")
+    def task() -> None:
+        """Ends well, and nobody may write that down."""
+
+    job = task.enqueue(connection)
+    asyncio.run(app.worker(drain=True, poll_interval=0.05).run_async())
+    (line,) = [record for record in caplog.records if vars(record).get("event") == "unsettled"]
+    assert line.getMessage() == f"PostgreSQL refuses to settle 1 jobs, which will be rescued and run again: {job.id}"
+    assert ended(connection, job).state == "queued"
+    assert ended(connection, job).attempt == 0
+
+
 @pytest.mark.parametrize("code", ["22023", "23514"], ids=["a value", "a rule of the table"])
 @pytest.mark.parametrize("returns", ["something", None])
-def test_a_settle_that_the_database_refuses_holds_up_no_other_job_and_is_not_lost(
+def test_a_settle_that_the_database_refuses_holds_up_no_other_job_and_is_repeated_not_the_job(
     returns: str | None,
     code: str,
     app: PgQueue,
@@ -562,6 +579,7 @@ def test_a_settle_that_the_database_refuses_holds_up_no_other_job_and_is_not_los
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(loop, "_GHOSTS_EVERY", 0.1)
+    monkeypatch.setattr(settle, "_REFUSED", (0.1, 0.2))
     connection.execute(
         f"""
         create function refuse() returns trigger language plpgsql as
@@ -573,14 +591,18 @@ def test_a_settle_that_the_database_refuses_holds_up_no_other_job_and_is_not_los
 
     @app.task(name="task")
     def task(refused: bool) -> str | None:
+        runs.append(refused)
         return returns
 
+    runs: list[bool] = []
     jobs = [task.enqueue(connection, refused) for refused in (False, True, False)]
     with working(app):
         done = "select count(*) from pgqueue.finished_jobs"
         eventually(lambda: connection.execute(done).fetchone() == (2,))
-        eventually(lambda: any(vars(record).get("event") == "settle_refused" for record in caplog.records))
+        eventually(lambda: sum(vars(record).get("event") == "settle_refused" for record in caplog.records) > 3)
+        assert ended(connection, jobs[1]).state == "running"
         connection.execute("drop trigger refuse on pgqueue.finished_jobs")
         eventually(lambda: connection.execute(done).fetchone() == (3,))
-    assert ended(connection, jobs[1]).fence > 1
+    assert sorted(runs) == [False, False, True]
+    assert ended(connection, jobs[1]).fence == 1
     assert ended(connection, jobs[1]).result == returns

@@ -161,13 +161,14 @@ def test_suspects_are_claimed_by_nobody_but_who_asks_for_one_and_the_least_suspe
     connection.execute("update pgqueue.jobs set priority = 1 where id = %s", [jobs[3]])
     assert run(connection, db.claim(app.statements, worker, ["test.task"], None, 10, now=NOW)) == []
     order = []
-    for _ in jobs:
-        assert run(connection, db.suspects(app.statements, ["test.task"], None, NOW))
+    assert run(connection, db.suspects(app.statements, ["test.task"], None, 2, NOW)) == 2  # and no further
+    for left in (4, 3, 2, 1):
+        assert run(connection, db.suspects(app.statements, ["test.task"], None, 100, NOW)) == left
         (claim,) = run(connection, db.claim_suspect(app.statements, worker, ["test.task"], None, NOW))
         assert (claim.attempt, claim.fence) == (1, 2)
         order.append((claim.id, claim.crashes))
     assert order == [(jobs[3], 1), (jobs[1], 1), (jobs[2], 1), (jobs[0], 2)]
-    assert not run(connection, db.suspects(app.statements, ["test.task"], None, NOW))
+    assert run(connection, db.suspects(app.statements, ["test.task"], None, 100, NOW)) == 0
     assert run(connection, db.claim_suspect(app.statements, worker, ["test.task"], None, NOW)) == []
 
 
@@ -185,11 +186,11 @@ def test_suspects_are_claimed_by_nobody_but_who_asks_for_one_and_the_least_suspe
 def test_a_suspect_is_claimed_only_if_it_could_be_otherwise_too(app: PgQueue, connection: Look, obstacle: str) -> None:
     worker, (job,) = claimed(app, connection, queue="mine")
     rescue(app, connection, [worker], crashed=True)
-    which: Any = (["test.task"], ["mine", "third"], NOW)
-    assert run(connection, db.suspects(app.statements, *which))
+    which: Any = (["test.task"], ["mine", "third"])
+    assert run(connection, db.suspects(app.statements, *which, 100, NOW)) == 1
     connection.execute(obstacle)
-    assert not run(connection, db.suspects(app.statements, *which))
-    assert run(connection, db.claim_suspect(app.statements, worker, *which)) == []
+    assert run(connection, db.suspects(app.statements, *which, 100, NOW)) == 0
+    assert run(connection, db.claim_suspect(app.statements, worker, *which, NOW)) == []
     assert ended(connection, job).fence == 1
 
 

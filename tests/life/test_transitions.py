@@ -187,7 +187,7 @@ class Lives(RuleBasedStateMachine):
         claims = self.run(db.claim(self.sql, owner, ["t"], None, limit, now=self.now))
         assert [claim.id for claim in claims] == self.model.due(self.now)[:limit]
         suspects = self.model.due(self.now, suspects=True)
-        assert self.run(db.suspects(self.sql, ["t"], None, now=self.now)) is bool(suspects)
+        assert self.run(db.suspects(self.sql, ["t"], None, 100, now=self.now)) == len(suspects)
         if not claims:
             claims = self.run(db.claim_suspect(self.sql, owner, ["t"], None, now=self.now))
             assert [claim.id for claim in claims] == suspects[:1]

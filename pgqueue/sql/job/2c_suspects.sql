@@ -1,7 +1,9 @@
--- suspects: whether a job waits that must run alone, among those that this worker's supervisor could run.
--- In: tasks text[], queues text[] or null (all), now timestamptz or null. Out: boolean. Index: jobs_suspects.
+-- suspects: how many jobs wait that must run alone, among those that this worker's supervisor could run.
+-- In: tasks text[], queues text[] or null (all), most int (counts no further), now timestamptz or null. Out: int.
+-- Index: jobs_suspects.
 -- Caller: db.suspects
-select exists (
+select count(*)::int
+from (
     select
     from {schema}.jobs
     where state = 'queued' and crashes > 0
@@ -10,4 +12,5 @@ select exists (
         and (%(queues)s::text[] is null or queue = any(%(queues)s::text[]))
         and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, statement_timestamp()))
         and (select paused from {schema}.queues where name = jobs.queue) is not true
-)
+    limit %(most)s
+) as waiting
