@@ -45,7 +45,8 @@ def test_jobs_that_kill_their_process_are_dead_after_three_crashes_and_their_nei
         end = row(connection, job)
         assert (end.state, end.attempt) == ("completed", 1)
         assert end.crashes <= 1  # by the company it was in when it was not known yet
-        assert len(ledger.entries("finished", job)) == 1
+        # It may have ended a moment before its process did, and nobody was told.
+        assert 1 <= len(ledger.entries("finished", job)) <= 1 + end.crashes
         suspected += end.crashes
     assert suspected
     assert {line["job_id"] for line in worker.log("job_dead_lettered")} == set(poison)

@@ -39,7 +39,7 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"worker_id": WORKER, "tasks": ["t"], "queues": None, "bare": False, "now": None},
         {"jobs_suspects", "jobs_pkey"},
     ),
-    "suspects": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_suspects"}),
+    "suspects": ({"tasks": ["t"], "queues": None, "most": 100, "now": None}, {"jobs_suspects"}),
     "next_due": ({"tasks": ["t"], "queues": None, "now": None}, {"jobs_due"}),
     "stored": ({"worker_id": WORKER, "id": 1, "fence": 1}, {"jobs_pkey"}),
     "ghosts": ({"worker_id": WORKER, "held": IDS}, {"jobs_running", "jobs_pkey"}),
