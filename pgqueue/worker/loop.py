@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -110,6 +111,7 @@ class Loop:
         self._few = settings.concurrency  # so many under way, or fewer: time to claim again
         self._hurry = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._stop_at = math.inf  # when we were told to, in time.monotonic() seconds
         self._retiring = False
         self._looks = 0  # how often we looked since we lay down; 0: awake
         self._renew_at = 0.0  # when our row in `sleepers` is to be renewed, should we still lie down
@@ -125,6 +127,8 @@ class Loop:
 
     def stop(self) -> None:
         """Claims no more; run() returns when what runs has ended, or the grace period has."""
+        if not self._stopping.is_set():
+            self._stop_at = time.monotonic()
         self._stopping.set()
         self._wake.ring()
 
@@ -159,10 +163,7 @@ class Loop:
         watch = asyncio.create_task(_first_failure(background))
         work = asyncio.create_task(self._work())
         try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                await watch  # a background task broke: not to be hidden behind a worker that seems to run
-            await work
+            await self._until_done_or_stopped(work, watch)
             await self._finish()
         finally:
             for task in (work, watch, *background):
@@ -172,6 +173,22 @@ class Loop:
                 await link.close()
             self._threads.close()
             self._connections.close()
+
+    async def _until_done_or_stopped(self, work: asyncio.Task[None], watch: asyncio.Task[None]) -> None:
+        """A claim whose answer does not come takes no time from what runs; should it be done, its jobs are rescued."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((work, watch, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done() and not work.done():
+                await asyncio.wait((work, watch), timeout=_LAST_WORDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if watch.done():
+            await watch  # a background task broke: not to be hidden behind a worker that seems to run
+        if work.done():
+            await work
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
     # -- claim -----------------------------------------------------------------------------------------------------
 
@@ -350,7 +367,8 @@ class Loop:
 
     async def _finish(self) -> None:
         """Lets jobs finish within the grace period, then interrupts them; what can be released is."""
-        end = time.monotonic() + self._settings.grace + _LAST_WORDS  # soon after it our supervisor kills us
+        begin = min(self._stop_at, time.monotonic())
+        end = begin + self._settings.grace + _LAST_WORDS  # soon after it our supervisor kills us
         self._give_back_ready()
         if not self._hurry.is_set():
             try:
@@ -358,7 +376,7 @@ class Loop:
                     await self._pass_on(self._queues)
             except (*INFRASTRUCTURE, TimeoutError):
                 pass  # then we may be woken in vain for 1.5 poll intervals
-        await self._until_ended_or_hurried()
+        await self._until_ended_or_hurried(begin + self._settings.grace)
         for run in list(self._runs):
             run.interrupt()
         try:
@@ -393,9 +411,10 @@ class Loop:
             self.stuck += refused
         await self._events.finish(_LAST_WORDS)
 
-    async def _until_ended_or_hurried(self) -> None:
+    async def _until_ended_or_hurried(self, end: float) -> None:
         ended, hurried = asyncio.create_task(self._all_ended()), asyncio.create_task(self._hurry.wait())
-        await asyncio.wait((ended, hurried), timeout=self._settings.grace, return_when=asyncio.FIRST_COMPLETED)
+        left = max(0.0, end - time.monotonic())
+        await asyncio.wait((ended, hurried), timeout=left, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         hurried.cancel()
 

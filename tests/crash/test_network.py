@@ -68,7 +68,7 @@ def test_health_says_what_is_wrong_while_nothing_moves_and_all_goes_on_after_it(
 
 
 def test_a_worker_can_be_stopped_while_nothing_moves_and_another_runs_what_it_ran(start, proxy, connection, ledger):
-    worker = start(url=proxy.url, lease=LEASE, grace=1)
+    worker = start(url=proxy.url, lease=1.5 * LEASE, grace=0.5)
     running = tasks.hold_slot.enqueue(connection, "gate").id
     ledger.wait_for("started", running)
     proxy.stall()
