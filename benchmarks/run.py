@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import bulk, drain, enqueue, pickup
+from benchmarks import bulk, drain, enqueue, pickup, rescue
 
 
 def main() -> None:
-    for measure in (enqueue, bulk, drain, pickup):
+    for measure in (enqueue, bulk, drain, pickup, rescue):
         measure.main()
 
 

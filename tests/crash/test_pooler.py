@@ -122,3 +122,24 @@ def test_connections_cut_behind_a_pooler_cost_no_job_anything(start, connection,
         assert ended(connection, job)[:2] == ("completed", 1)
     assert connection.execute("select count(*) from pgqueue.job_errors").fetchone() == (0,)
     assert "Traceback" not in worker.text()
+
+
+def test_a_job_s_own_transaction_works_through_a_pooler_and_hands_its_settings_to_nobody(start, connection, pooled):
+    connection.execute("create table effects (job_id bigint, fence int)")
+    worker = start(url=pooled)
+    jobs = [
+        *tasks.transact_thread.enqueue_many(connection, [()] * 20),
+        *tasks.transact_slot.enqueue_many(connection, [()] * 20),
+    ]
+    for job in jobs:
+        assert ended(connection, job)[:2] == ("completed", 1)
+    effects = "select job_id, count(*) from effects group by 1"
+    assert dict(connection.execute(effects).fetchall()) == dict.fromkeys(jobs, 1)
+    with psycopg.connect(pooled, autocommit=True, prepare_threshold=None) as other:
+        left = "select current_setting('idle_in_transaction_session_timeout')"
+        for _ in range(10):
+            assert other.execute(left).fetchone() == ("0",)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert not worker.log("claim_lost")
+    assert "Traceback" not in worker.text()
