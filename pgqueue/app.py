@@ -339,8 +339,8 @@ def check(heart: Heart) -> None:
         heart.perform(monitor.check_statements(heart.sql, OF_A_WORKER))
     except psycopg.errors.UndefinedTable:
         raise SchemaError(f'schema "{heart.sql.schema}" holds no pgqueue tables: run `pgqueue migrate`') from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise SchemaError(f"the role may not use the schema: {error.diag.message_primary}") from None
+    except psycopg.errors.InsufficientPrivilege as error:  # not even the version
+        raise heart.perform(monitor.refusal(heart.sql, ("schema_version", *OF_A_WORKER), error)) from None
 
 
 class Jobs:

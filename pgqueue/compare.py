@@ -8,6 +8,7 @@ and cannot collide with a name.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -94,6 +95,11 @@ def _parts(connection: sa.Connection, sql: Statements, home: str) -> tuple[Parts
             day = name
             continue
         if home == _TEMPORARY and value is not None:
+            value = re.sub(
+                rf"'{quote(home)}\.(\w+)'",
+                lambda found: Literal(f"{quote(sql.schema)}.{found[1]}").as_string(None).strip(),
+                value,
+            )
             value = value.replace(quote(home), quote(sql.schema))
             value = value.replace(f"'{home}'", Literal(sql.schema).as_string(None))
         parts[(kind, parent, name)][aspect] = value

@@ -18,6 +18,7 @@ from psycopg import sql as psycopg_sql
 from pgqueue.drivers import UNIQUE_VIOLATION, Call, Rows, Steps, sqlstate
 from pgqueue.errors import UniqueKeyTaken
 from pgqueue.retention import Retention
+from pgqueue.rights import Right
 from pgqueue.sql import Statements
 
 Now = datetime | None
@@ -517,6 +518,33 @@ def could_run(sql: Statements, verb: str) -> Steps[None]:
     """Plans the statement and runs nothing: the server's own error when a table, column or right that it needs is not
     there, whatever they are; no list of them has to be kept."""
     yield Call(sql.plan(verb), defaultdict(lambda: None))
+
+
+def missing_rights(sql: Statements, rights: Sequence[Right]) -> Steps[tuple[list[Right], str]]:
+    """Those of the rights that this role does not have, and who it is."""
+    columns = zip(*rights, strict=True)
+    params = {
+        name: list(column) for name, column in zip(("kinds", "schemas", "names", "privileges"), columns, strict=True)
+    }
+    rows = yield Call(sql["missing_rights"], params)
+    return [rights[position - 1] for position, _ in rows], rows[0][1] if rows else ""
+
+
+class Ownership(NamedTuple):
+    """What a role has that is to migrate a schema. owner: of what is in it, when this role does not belong to it."""
+
+    role: str
+    database: str
+    there: bool
+    may_make: bool
+    may_use: bool
+    owner: str | None
+    owner_is_superuser: bool | None
+
+
+def ownership(sql: Statements) -> Steps[Ownership]:
+    """Of the role that asks, and of this schema."""
+    return Ownership(*(yield Call(sql["ownership"], {"home": sql.schema}))[0])
 
 
 def schema_parts(sql: Statements, home: str) -> Steps[Rows]:

@@ -19,6 +19,7 @@
     │   ├── JobNotFound (LookupError)        no such job
     │   └── UniqueKeyTaken (ValueError)      a live job holds the unique key
     ├── SchemaError                          the database has no usable pgqueue schema
+    │   └── MissingRight                     or the role may not use it; the message has the GRANT
     └── EmbeddedPostgresError                no embedded server: nothing to run, or it did not start
 
     Steer                                    not errors: a job raises them to say how it ends
@@ -109,6 +110,14 @@ class UniqueKeyTaken(OperationError, ValueError):
 
 class SchemaError(PgQueueError):
     """The database has no pgqueue schema, or one that this version cannot use."""
+
+
+class MissingRight(SchemaError):
+    """The role may not do this: the message has what the server said of it, alone in `said`, and the GRANT."""
+
+    def __init__(self, message: str, said: str = "") -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class EmbeddedPostgresError(PgQueueError):

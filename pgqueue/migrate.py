@@ -23,10 +23,12 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 
 from alembic import command, context, op
-from pgqueue import db, monitor
+from pgqueue import db, monitor, rights
 from pgqueue.compare import Comparison, compare
-from pgqueue.drivers import perform, perform_raw, sqlstate
-from pgqueue.errors import ConfigurationError, SchemaError
+from pgqueue.drivers import NO_RIGHT, perform, perform_raw, sqlstate
+from pgqueue.errors import ConfigurationError, MissingRight, SchemaError
+from pgqueue.logs import one_line
+from pgqueue.rights import Right
 from pgqueue.schema import VERSION_TABLE
 from pgqueue.settings import DEFAULT_SCHEMA, conninfo_from_url, schema_name
 from pgqueue.sql import statements
@@ -59,6 +61,10 @@ class _TablesInUse(SchemaError):
     """Others hold a table for longer than LOCK_BOUND; nothing was changed, and no lock is held any more."""
 
 
+class _NotAllowed(SchemaError):
+    """The role may not do what the migration does."""
+
+
 def upgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> None:
     """Brings `schema` up to `revision`, creating it if need be. Raises SchemaError, or psycopg.OperationalError."""
     _insist(url, schema, lambda made: command.upgrade(made, revision))
@@ -76,6 +82,8 @@ def _insist(url: str, schema: str, act: Callable[[Config], None]) -> None:
             with _connected(url) as connection:
                 _run(config(schema, connection), act)
             return
+        except _NotAllowed as error:
+            raise _told(url, schema, str(error)) from None
         except _TablesInUse:
             if time.monotonic() > until:
                 raise
@@ -85,6 +93,23 @@ def _insist(url: str, schema: str, act: Callable[[Config], None]) -> None:
 def _pause(tries: int) -> None:
     """Between two tries those who waited behind us get on: 0.1 s doubled up to 2."""
     time.sleep(min(2.0, 0.1 * 2 ** min(tries - 1, 5)))
+
+
+def _told(url: str, schema: str, said: str) -> MissingRight:
+    """What a role that was refused lacks to migrate this schema."""
+    with psycopg.connect(conninfo_from_url(url), autocommit=True, connect_timeout=10) as raw:
+        has = perform_raw(raw, db.ownership(statements(schema)))
+    what = ""
+    if has.owner is not None:  # ALTER and DROP are no rights that can be granted
+        what = f"; run it as their owner {has.owner}"
+        if not has.owner_is_superuser:
+            what += f", or what it lacks: {rights.membership(has.owner, has.role)}"
+    elif not has.there and not has.may_make:
+        what = f"; what it lacks: {rights.grants([Right('database', '', has.database, 'CREATE')], has.role)}"
+    elif has.there and not has.may_use:
+        needed = [Right("schema", schema, schema, word) for word in ("USAGE", "CREATE")]
+        what = f"; what it lacks: {rights.grants(needed, has.role)}"
+    return MissingRight(one_line(f"the role may not migrate, and nothing was changed: {said}{what}"), said)
 
 
 def to(url: str, schema: str, revision: str) -> None:
@@ -133,6 +158,9 @@ def current(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
             return perform_raw(raw, db.schema_version(statements(schema)))
         except psycopg.errors.UndefinedTable:
             return None
+        except psycopg.errors.InsufficientPrivilege as error:
+            said = error.diag.message_primary or ""
+    raise _told(url, schema, said)
 
 
 def op_upgrade(revision: str, *, since: str = "base", schema: str = DEFAULT_SCHEMA) -> None:
@@ -219,15 +247,24 @@ def check(url: str, schema: str = DEFAULT_SCHEMA) -> Comparison:
 
     Raises SchemaError without tables, or where temporary ones cannot be made; OperationalError of the driver.
     """
+    refused: Exception
     try:
         with _engine(url) as engine, engine.connect() as connection:
             return compare(connection, schema_name(schema), head())
+    except MissingRight as error:
+        refused = error
     except sa.exc.DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable):
             raise SchemaError(f'schema "{schema}" holds no pgqueue tables: run `pgqueue migrate`') from None
         if isinstance(error.orig, psycopg.OperationalError) and not error.orig.sqlstate:
             raise
-        raise SchemaError(f"the schema cannot be compared: {_reason(error)}") from None
+        if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise SchemaError(f"the schema cannot be compared: {_reason(error)}") from None
+        refused = error.orig
+    with psycopg.connect(conninfo_from_url(url), autocommit=True, connect_timeout=10) as raw:
+        database = Right("database", "", raw.info.dbname, "TEMPORARY")
+        steps = monitor.refusal(statements(schema), ["schema_version"], refused, [database])
+        raise perform_raw(raw, steps) from None
 
 
 def config(schema: str, connection: sa.Connection | None, *, inside: bool = False) -> Config:
@@ -283,7 +320,9 @@ def _run(made: Config, act: Callable[[Config], None]) -> None:
         raise SchemaError(f"the migration cannot be run: {error}; {known}") from None
     except sa.exc.DBAPIError as error:
         reason = _reason(error)
-        if sqlstate(error) == "42501":
+        if sqlstate(error) == NO_RIGHT:
+            if not made.attributes["inside"]:
+                raise _NotAllowed(reason) from None
             reason += ". The role that migrates must own the schema, or have CREATE on the database"
         if sqlstate(error) == "57014" and made.attributes["alone"]:
             reason = (

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from pgqueue import db
-from pgqueue.drivers import STANDBY, Steps, sqlstate
-from pgqueue.errors import InvalidOption, SchemaError
+from pgqueue import db, rights
+from pgqueue.drivers import NO_RIGHT, STANDBY, Steps, sqlstate
+from pgqueue.errors import InvalidOption, MissingRight, SchemaError
 from pgqueue.job import Job, State
 from pgqueue.logs import one_line
+from pgqueue.rights import Right
 from pgqueue.settings import MIN_SERVER
 from pgqueue.sql import Statements
 
@@ -73,22 +74,38 @@ def unusable(version: str, number: int, encoding: str, standby: bool) -> str | N
 
 
 def check_statements(sql: Statements, verbs: Iterable[str]) -> Steps[None]:
-    """Raises SchemaError when one of the statements could not run: half a schema, or a right that the role lacks."""
+    """Raises SchemaError when one of the statements could not run: half a schema, or rights that the role lacks."""
+    verbs = list(verbs)
     for verb in verbs:
         try:
             yield from db.could_run(sql, verb)
         except Exception as error:
-            state, reason = sqlstate(error) or "", str(error).splitlines()[0]
+            state, said = sqlstate(error) or "", _said(error)
             if state in ("57014", "55P03"):
                 return  # somebody locks a table: nothing can be told, and the worker will wait as it would later
-            if state == "42501":
-                raise SchemaError(f"the role may not do what a worker does ({verb}): {reason}") from None
+            if state == NO_RIGHT:
+                raise (yield from refusal(sql, verbs, error)) from None
             if state in ("42P01", "42703", "42883", "3F000"):
                 raise SchemaError(
-                    f'schema "{sql.schema}" stands at the right migration and is not whole ({verb}): {reason}; '
+                    f'schema "{sql.schema}" stands at the right migration and is not whole ({verb}): {said}; '
                     "restore it, or remove what is left and run `pgqueue migrate`"
                 ) from None
             raise
+
+
+def refusal(sql: Statements, verbs: Iterable[str], error: Exception, also: Iterable[Right] = ()) -> Steps[SchemaError]:
+    """The error for a role that was refused one of these statements: everything that it lacks for all of them at once.
+    also: rights beside them."""
+    wanted = dict.fromkeys([*also, *(right for verb in verbs for right in rights.of(sql[verb]))])
+    lacking, role = yield from db.missing_rights(sql, list(wanted))
+    said = error.said if isinstance(error, MissingRight) else _said(error)
+    if not lacking:  # a policy of somebody's, say
+        return SchemaError(f"the role may not do this: {said}")
+    return rights.refused(said, lacking, role)
+
+
+def _said(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def version(sql: Statements) -> Steps[str]:

@@ -18,7 +18,14 @@ import sqlalchemy as sa
 from pgqueue import environment, monitor, versions
 from pgqueue.app import PgQueue
 from pgqueue.drivers import Steps
-from pgqueue.errors import ConfigurationError, EnqueueError, PgQueueError, SchemaError, UnusableConnection
+from pgqueue.errors import (
+    ConfigurationError,
+    EnqueueError,
+    MissingRight,
+    PgQueueError,
+    SchemaError,
+    UnusableConnection,
+)
 from pgqueue.job import Job
 from pgqueue.logs import one_line
 from pgqueue.settings import DEFAULT_SCHEMA, describe, scrub
@@ -61,7 +68,7 @@ def explain(error: BaseException, url: str | None) -> tuple[str, int]:
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.InvalidSchemaName):
         return "the schema holds no pgqueue tables: run `pgqueue migrate`", EXIT_DATABASE
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return f"the role may not do this: {error.diag.message_primary}", EXIT_FAILED
+        return one_line(f"the role may not do this: {error.diag.message_primary}"), EXIT_DATABASE
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return one_line(error.diag.message_primary), EXIT_DATABASE if _down(error) else EXIT_FAILED
     if isinstance(error, psycopg.OperationalError | sa.exc.OperationalError):
@@ -131,25 +138,28 @@ class _Command(PgQueue):
     """An app without tasks that looks, before its first statement, whether the schema is this version's: on another
     one a statement might do half of what it should."""
 
+    verbs: tuple[str, ...] = ()  # what the command may have to run
     _looked = False
 
     def perform(self, steps: Steps[T]) -> T:
-        """`PgQueue.perform`. Raises SchemaError when the schema is older or newer than this version."""
-        if not self._looked:
-            self._looked = True
-            try:
+        """`PgQueue.perform`. Raises SchemaError when the schema is older or newer than this version; MissingRight, with
+        all that the role lacks for the command."""
+        try:
+            if not self._looked:
                 super().perform(monitor.check_schema(self.statements, versions.head()))
-            except sa.exc.DBAPIError as error:
-                # A role that may not look goes on: what it lacks for the command itself is the better thing to hear of.
-                if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
-                    raise
-        return super().perform(steps)
+                self._looked = True
+            return super().perform(steps)
+        except MissingRight as error:
+            verbs = ("schema_version", *self.verbs)
+            raise super().perform(monitor.refusal(self.statements, verbs, error)) from None
 
 
-def app_of(ctx: click.Context) -> PgQueue:
-    """An app without tasks on the chosen database; closed when the command ends."""
+def app_of(ctx: click.Context, *verbs: str) -> PgQueue:
+    """An app without tasks on the chosen database; closed when the command ends. verbs: the statements that the command
+    may run, for a role that lacks a right to be told all of them at once."""
     warn_of_variables()
     app = _Command(ctx.obj.get("url"), schema=ctx.obj.get("schema", DEFAULT_SCHEMA))
+    app.verbs = verbs
     ctx.obj["url"] = app.conninfo
     ctx.call_on_close(app.close)
     return app

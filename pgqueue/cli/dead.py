@@ -75,7 +75,7 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
       pgqueue dead list --queue payments
       pgqueue dead list --task shop.tasks.charge --json --limit 1000
     """
-    found = app_of(ctx).dead.list(**which)
+    found = app_of(ctx, "find_dead", "find_jobs").dead.list(**which)
     if as_json:
         print_json([job_as_dict(job) for job in found])
         return
@@ -100,7 +100,7 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
       pgqueue dead show 42
       pgqueue dead show 42 --args --json
     """
-    job = app_of(ctx).jobs.get(job_id)
+    job = app_of(ctx, "find_jobs").jobs.get(job_id)
     if job.state is not State.DEAD:
         raise JobNotFound(f"job {job_id} is not dead, it is {job.state}")
     print_job(job, show_args=show_args, as_json=as_json)
@@ -127,7 +127,9 @@ def redrive(
       pgqueue dead redrive --reason crashed --younger-than 3600 --limit 100
     """
     args = parse_args(new_args, "--args")
-    done = app_of(ctx).dead.redrive(args=args, dry_run=dry_run, **_which(ids, which))
+    done = app_of(ctx, "find_dead", "taken", "redrive", "wake").dead.redrive(
+        args=args, dry_run=dry_run, **_which(ids, which)
+    )
     _report(done, ids, "would be redriven" if dry_run else "redriven", as_json=as_json)
 
 
@@ -146,7 +148,7 @@ def purge(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool, dry_run: b
       pgqueue dead purge --older-than 604800 --dry-run
       pgqueue dead purge --all
     """
-    done = app_of(ctx).dead.purge(dry_run=dry_run, **_which(ids, which))
+    done = app_of(ctx, "find_dead", "purge").dead.purge(dry_run=dry_run, **_which(ids, which))
     _report(done, ids, "would be removed" if dry_run else "removed", as_json=as_json)
 
 

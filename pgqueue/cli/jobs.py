@@ -51,7 +51,7 @@ def enqueue(ctx: click.Context, /, task: str, args: str, as_json: bool, **option
       pgqueue enqueue shop.tasks.send '[7]' --delay 60 --queue email
       pgqueue enqueue shop.tasks.charge '{"order_id": 7}' --unique-key charge:7 --json
     """
-    app = app_of(ctx)
+    app = app_of(ctx, "enqueue", "holder")
     text = to_json(parse_args(args, "JSON"), "args", MAX_ARGS_BYTES)
     job = app.enqueue_alone(NewJob(enqueueing.name("task", task), text, Options(**options)))
     if as_json:
@@ -90,7 +90,7 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
       pgqueue jobs list --task shop.tasks.send --before 1000    # reads on below id 1000
       pgqueue jobs list --json --limit 1000
     """
-    found = app_of(ctx).jobs.list(**which)
+    found = app_of(ctx, "find_jobs").jobs.list(**which)
     if as_json:
         print_json([job_as_dict(job) for job in found])
         return
@@ -126,7 +126,7 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
       pgqueue jobs show 42
       pgqueue jobs show 42 --args --json
     """
-    print_job(app_of(ctx).jobs.get(job_id), show_args=show_args, as_json=as_json)
+    print_job(app_of(ctx, "find_jobs").jobs.get(job_id), show_args=show_args, as_json=as_json)
 
 
 @jobs.command()
@@ -141,7 +141,7 @@ def cancel(ctx: click.Context, /, job_id: int, as_json: bool) -> None:
     Examples:
       pgqueue jobs cancel 42
     """
-    app = app_of(ctx)
+    app = app_of(ctx, "cancel", "find_jobs")
     if not app.jobs.cancel(job_id):
         job = app.jobs.get(job_id)
         raise OperationError(f"job {job_id} is {job.state}: only a queued job can be cancelled")
@@ -167,7 +167,7 @@ def retry(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool) -> None:
       pgqueue jobs retry 42
       pgqueue jobs retry 42 43 44 --json
     """
-    app = app_of(ctx)
+    app = app_of(ctx, "retry_now", "wake", "find_jobs")
     asked = list(dict.fromkeys(ids))
     done = app.perform(control.retry_now(app.statements, asked))
     wrong = []

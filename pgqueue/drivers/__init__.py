@@ -13,6 +13,7 @@ cursor and row type of its own, whatever the application has set on the connecti
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -20,13 +21,14 @@ from pgqueue.drivers import sqlalchemy
 from pgqueue.drivers.connections import AsyncConnection, Kind, SyncConnection, kind_of
 from pgqueue.drivers.psycopg import perform_raw, perform_raw_async
 from pgqueue.drivers.steps import (
+    NO_RIGHT,
     NO_TRANSACTION,
     STANDBY,
     UNIQUE_VIOLATION,
     Call,
     Rows,
     Steps,
-    explained,
+    explaining,
     play,
     play_async,
     sqlstate,
@@ -34,6 +36,7 @@ from pgqueue.drivers.steps import (
 from pgqueue.errors import UnusableConnection
 
 __all__ = [
+    "NO_RIGHT",
     "NO_TRANSACTION",
     "STANDBY",
     "UNIQUE_VIOLATION",
@@ -66,7 +69,8 @@ def perform(connection: SyncConnection, steps: Steps[T]) -> T:
         raise UnusableConnection(f"{type(connection).__name__} is async: await the async call instead")
     if kind.driver == "sqlalchemy":
         return sqlalchemy.perform(connection, steps)  # type: ignore[arg-type]
-    return play(_driver(kind).open_sync(connection), steps, explained)
+    driver = _driver(kind)
+    return play(driver.open_sync(connection), steps, explaining(partial(driver.role, connection)))
 
 
 async def perform_async(connection: AsyncConnection, steps: Steps[T]) -> T:
@@ -76,7 +80,8 @@ async def perform_async(connection: AsyncConnection, steps: Steps[T]) -> T:
         raise UnusableConnection(f"{type(connection).__name__} is sync: call without await instead")
     if kind.driver == "sqlalchemy":
         return await sqlalchemy.perform_async(connection, steps)  # type: ignore[arg-type]
-    return await play_async(_driver(kind).open_async(connection), steps, explained)
+    driver = _driver(kind)
+    return await play_async(driver.open_async(connection), steps, explaining(partial(driver.role, connection)))
 
 
 def perform_either(connection: SyncConnection | AsyncConnection, steps: Steps[T]) -> T | Awaitable[T]:

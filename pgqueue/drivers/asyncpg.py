@@ -61,6 +61,12 @@ def check(raw: Any) -> None:
         raise UnusableConnection(READ_ONLY)
 
 
+def role(raw: Any) -> str | None:
+    """Who has logged in."""
+    name: str | None = getattr(raw.get_settings(), "session_authorization", None)
+    return name
+
+
 def _refused(error: Exception) -> UnusableConnection:
     """asyncpg's own words, which hold no values: closed, released to its pool, or busy with another statement."""
     return UnusableConnection(f"asyncpg takes no statement on this connection now: {error}")

@@ -13,6 +13,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db.utils import DatabaseError
 
 from pgqueue.drivers.psycopg import open_sync as open_psycopg
+from pgqueue.drivers.psycopg import role as role_of_psycopg
 from pgqueue.drivers.steps import NO_TRANSACTION, Call, Rows, Run, sqlstate
 from pgqueue.errors import UnusableConnection
 
@@ -60,3 +61,8 @@ def open_sync(connection: Any) -> Run:
                 raise
 
     return run
+
+
+def role(connection: Any) -> str | None:
+    """Who has logged in."""
+    return role_of_psycopg(connection.connection)

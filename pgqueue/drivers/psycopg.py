@@ -96,6 +96,12 @@ def check(raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
         raise UnusableConnection(READ_ONLY)
 
 
+def role(raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str | None:
+    """Who has logged in; to ask who it is since SET ROLE takes a statement, which an aborted transaction refuses."""
+    name = raw.pgconn.parameter_status(b"session_authorization")
+    return name.decode() if name else raw.info.user
+
+
 def _refuse_two_phase(raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], call: Call) -> None:
     if call.notifies and getattr(raw, "_tpc", None):
         raise UnusableConnection(TWO_PHASE)

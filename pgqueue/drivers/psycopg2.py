@@ -40,3 +40,9 @@ def check(raw: Any) -> None:
         read_only = raw.info.parameter_status("default_transaction_read_only") == "on"
     if read_only:
         raise UnusableConnection(READ_ONLY)
+
+
+def role(raw: Any) -> str | None:
+    """Who has logged in."""
+    name: str | None = raw.info.parameter_status("session_authorization") or raw.info.user
+    return name

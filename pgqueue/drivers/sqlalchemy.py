@@ -9,6 +9,7 @@ it sees: an INSERT behind its back would be committed by itself, whatever become
 from __future__ import annotations
 
 from contextlib import closing
+from importlib import import_module
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
@@ -20,7 +21,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import await_only
 
 from pgqueue.drivers import psycopg as psycopg3
-from pgqueue.drivers.steps import CLOSED, READ_ONLY, TWO_PHASE, Call, Rows, Run, Steps, explained, play, positional
+from pgqueue.drivers.steps import CLOSED, READ_ONLY, TWO_PHASE, Call, Rows, Run, Steps, explaining, play, positional
 from pgqueue.errors import UnusableConnection
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def perform(connection: Sync, steps: Steps[T]) -> T:
             f"SQLAlchemy takes no statement on this connection now ({type(error).__name__}): "
             "begin or roll back its transaction first, or open another"
         ) from error
-    return play(run, steps, explained)
+    return play(run, steps, explaining(lambda: _role(connection)))
 
 
 async def perform_async(connection: Async, steps: Steps[T]) -> T:
@@ -94,6 +95,17 @@ def _runner(connection: sa.Connection) -> Run:
     if driver == "asyncpg":
         return _adapted(connection, raw)
     raise UnusableConnection(f"the SQLAlchemy connection runs on {driver}; {_NEEDS}")
+
+
+def _role(connection: Sync) -> str | None:
+    if isinstance(connection, Session | scoped_session):
+        connection = connection.connection()
+    raw: Any = connection.connection.driver_connection
+    if isinstance(raw, psycopg.Connection | psycopg.AsyncConnection):
+        return psycopg3.role(raw)
+    module = import_module(f"pgqueue.drivers.{connection.dialect.driver}")
+    found: str | None = module.role(raw)
+    return found
 
 
 def _adapted(connection: sa.Connection, raw: Any) -> Run:

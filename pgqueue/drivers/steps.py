@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
+from pgqueue import rights
 from pgqueue.errors import SchemaError, UnusableConnection
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Call(NamedTuple):
 Steps: TypeAlias = Generator[Call, Rows, T]
 Run: TypeAlias = Callable[[Call], Rows]
 RunAsync: TypeAlias = Callable[[Call], Awaitable[Rows]]
+Explain: TypeAlias = Callable[[BaseException, Call], BaseException]
 
 CLOSED = "the connection is closed"
 ABORTED = "the transaction is aborted by an earlier error: roll it back first"
@@ -46,6 +48,7 @@ TWO_PHASE = (
 )
 
 NO_TRANSACTION = "25P01"
+NO_RIGHT = "42501"
 UNIQUE_VIOLATION = "23505"
 _NOT_OURS = {
     "42P01": "the schema holds no pgqueue tables: run `pgqueue migrate`",
@@ -55,7 +58,7 @@ _NOT_OURS = {
 _REFUSALS = {"25P02": ABORTED, "25006": READ_ONLY}
 
 
-def play(run: Run, steps: Steps[T], explain: Callable[[BaseException], BaseException] = lambda error: error) -> T:
+def play(run: Run, steps: Steps[T], explain: Explain = lambda error, call: error) -> T:
     """Runs the steps with a driver's function. explain: what an error is called before the steps hear of it."""
     try:
         call = next(steps)
@@ -64,16 +67,14 @@ def play(run: Run, steps: Steps[T], explain: Callable[[BaseException], BaseExcep
                 rows = run(call)
             # Of an interruption, too: a step may have something to undo, and may know better what an error means.
             except BaseException as error:
-                call = steps.throw(explain(error))
+                call = steps.throw(explain(error, call))
             else:
                 call = steps.send(rows)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
 
 
-async def play_async(
-    run: RunAsync, steps: Steps[T], explain: Callable[[BaseException], BaseException] = lambda error: error
-) -> T:
+async def play_async(run: RunAsync, steps: Steps[T], explain: Explain = lambda error, call: error) -> T:
     """`play` with a function that is awaited."""
     try:
         call = next(steps)
@@ -81,7 +82,7 @@ async def play_async(
             try:
                 rows = await run(call)
             except BaseException as error:
-                call = steps.throw(explain(error))
+                call = steps.throw(explain(error, call))
             else:
                 call = steps.send(rows)
     except StopIteration as stop:
@@ -101,21 +102,46 @@ def sqlstate(error: BaseException | None) -> str | None:
     return None
 
 
-def explained(error: BaseException) -> BaseException:
-    """UnusableConnection for what the server says of a transaction that cannot take a job, SchemaError for tables that
-    are missing or another version's; any other error itself."""
-    state = sqlstate(error) or ""
-    if isinstance(error, UnusableConnection):
-        return error
-    made: Exception
-    if state in _REFUSALS:
-        made = UnusableConnection(_REFUSALS[state])
-    elif state in _NOT_OURS:  # the server's first line names a table or column of ours, and no value
-        made = SchemaError(f"{_NOT_OURS[state]} ({(str(error).splitlines() or [state])[0]})")
-    else:
-        return error
-    made.__cause__ = error
-    return made
+def explaining(role: Callable[[], str | None]) -> Explain:
+    """What the server says on a connection, in our words. role: who has logged in there.
+
+    UnusableConnection for what it says of a transaction that cannot take a job, SchemaError for tables that are missing
+    or another version's, MissingRight for a right that the role lacks; any other error itself.
+    """
+
+    def explain(error: BaseException, call: Call) -> BaseException:
+        state = sqlstate(error) or ""
+        if isinstance(error, UnusableConnection):
+            return error
+        said = (str(error).splitlines() or [state])[0]
+        made: Exception
+        if state in _REFUSALS:
+            made = UnusableConnection(_REFUSALS[state])
+        elif state in _NOT_OURS:  # the server's first line names a table or column of ours, and no value
+            made = SchemaError(f"{_NOT_OURS[state]} ({said})")
+        elif state == NO_RIGHT and _of_the_catalogue(error) and (wanted := rights.of(call.text)) and (who := role()):
+            made = rights.refused(said, rights.named(wanted, said), who)
+        else:
+            return error
+        made.__cause__ = error
+        return made
+
+    return explain
+
+
+def _of_the_catalogue(error: BaseException | None) -> bool:
+    """Whether it is for want of a GRANT, and not because of a row security policy or somebody's trigger. The message is
+    in the server's language; where in the server's source it was made is not."""
+    for _ in range(8):
+        if error is None:
+            break
+        # psycopg and psycopg2; asyncpg
+        found = getattr(getattr(error, "diag", None), "source_function", None)
+        found = found or getattr(error, "server_source_function", None)
+        if isinstance(found, str):
+            return found.startswith("aclcheck_error") or found == "nextval_internal"
+        error = getattr(error, "orig", None) or error.__cause__
+    return False
 
 
 _owners: WeakKeyDictionary[object, int] = WeakKeyDictionary()  # driver's connection -> process that used it first

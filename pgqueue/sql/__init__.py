@@ -6,8 +6,9 @@
     sql/function/   the SQL functions of the public surface; made by migrations, called by people
     sql/view/       the views of the public surface
 
-`{schema}` becomes the quoted schema name, once, at load; nothing else is ever built from pieces. Parameters are
-written %(name)s. Comment lines are for the reader and are not sent.
+`{schema}` becomes the quoted schema name, once, at load, and in functions `{regclass:jobs}` a constant that stands for
+that table; nothing else is ever built from pieces. Parameters are written %(name)s. Comment lines are for the reader
+and are not sent.
 """
 
 from __future__ import annotations
@@ -87,7 +88,13 @@ def render(text: str, quoted_schema: str) -> str:
         "{schema_literal}": psycopg_sql.Literal(_unquoted(quoted_schema)).as_string(None),
         "$$": tag,
     }
-    return re.sub(r"\{schema\}|\{schema_literal\}|\$\$", lambda found: parts[found[0]], "\n".join(lines))
+
+    def put(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return parts[found[0]]
+        return psycopg_sql.Literal(f"{quoted_schema}.{found[1]}").as_string(None).strip() + "::regclass"
+
+    return re.sub(r"\{schema\}|\{schema_literal\}|\{regclass:(\w+)\}|\$\$", put, "\n".join(lines))
 
 
 def _unquoted(identifier: str) -> str:

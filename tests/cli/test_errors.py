@@ -110,7 +110,7 @@ def test_a_role_without_rights_is_told_so(run: Run, pgqueue_database: str) -> No
     with new_role(pgqueue_database) as role:
         url = psycopg.conninfo.make_conninfo(pgqueue_database, user=role)
         for command in COMMANDS[1:]:
-            result = run(*command, "--database-url", url, code=1)
+            result = run(*command, "--database-url", url, code=3)
             assert "permission denied for schema pgqueue" in result.stderr
 
 

@@ -11,8 +11,11 @@ import pytest
 from alembic.config import Config
 
 from alembic import command
-from pgqueue import migrate
+from pgqueue import db, migrate, rights
+from pgqueue.app import OF_A_WORKER
+from pgqueue.sql import statements
 from tests.docs.test_readme import BLOCK, ROOT
+from tests.helpers import run
 
 A_FILE = "# migrations/"  # the first line of an example that is a file of its own
 
@@ -55,11 +58,29 @@ def test_the_files_for_an_applications_own_alembic_history_make_one(
 
 
 def test_the_queries_of_the_sql_page_run(pgqueue_database: str) -> None:
-    queries = "".join(blocks(ROOT / "docs" / "sql.md", "sql")).split(";")
+    every = blocks(ROOT / "docs" / "sql.md", "sql")
+    queries = "".join(text for text in every if "CREATE ROLE" not in text).split(";")
     with psycopg.connect(pgqueue_database) as connection:
         for query in filter(str.strip, queries):
             connection.execute(query)
     assert len(queries) > 6
+
+
+def test_the_roles_of_the_sql_page_may_do_what_it_says_and_no_more(pgqueue_database: str) -> None:
+    (text,) = [text for text in blocks(ROOT / "docs" / "sql.md", "sql") if "CREATE ROLE" in text]
+    sql = statements("pgqueue")
+    enqueues, looks = ("enqueue", "enqueue_many", "enqueue_alike", "holder"), ("find_jobs", "find_dead", "queue_depth")
+    may = {"shop_web": enqueues, "shop_worker": (*OF_A_WORKER, *enqueues), "shop_monitor": looks}
+    with psycopg.connect(pgqueue_database) as connection:
+        connection.execute(text.encode())  # rolled back: roles are the whole server's
+        for role, verbs in may.items():
+            connection.execute(f"set local role {role}".encode())
+            for verb in ("schema_version", *verbs):
+                assert run(connection, db.missing_rights(sql, rights.of(sql[verb]))) == ([], ""), (role, verb)
+            for verb in () if role == "shop_worker" else ("claim", "redrive", "purge"):
+                assert run(connection, db.missing_rights(sql, rights.of(sql[verb])))[0], (role, verb)
+            connection.execute("reset role")
+        connection.rollback()
 
 
 def test_every_column_of_the_public_tables_and_views_is_documented(pgqueue_database: str) -> None:

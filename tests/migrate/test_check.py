@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
-from pgqueue import SchemaError, migrate
+from pgqueue import migrate
 from pgqueue.testing import _new_database, _url
 from tests.cli.conftest import Run, run
 from tests.migrate.pictures import picture
@@ -194,14 +194,3 @@ def test_a_role_that_may_only_look_up_the_version_can_check_whatever_its_setting
         assert migrate.check(url).differences == []
         connection.execute("drop index pgqueue.jobs_due")
         assert migrate.check(url).differences == ["index jobs_due of jobs: missing"]
-
-
-def test_a_role_that_may_make_no_temporary_table_is_told_so(pgqueue_database: str) -> None:
-    with psycopg.connect(pgqueue_database, autocommit=True) as connection:
-        name = Identifier(connection.info.dbname)
-        connection.execute(SQL("revoke temporary on database {} from public").format(name))
-    rights = ("usage on schema pgqueue", "select on pgqueue.alembic_version")
-    with new_role(pgqueue_database, *rights) as role:
-        url = psycopg.conninfo.make_conninfo(pgqueue_database, user=role)
-        with pytest.raises(SchemaError, match="cannot be compared: permission denied"):
-            migrate.check(url)

@@ -230,8 +230,8 @@ def test_a_role_that_may_not_create_a_schema_is_told_so_in_one_line(blank: str, 
             migrate.upgrade(_as(blank, role))
         message = str(caught.value)
         assert message.isprintable()
-        assert message.startswith("the migration failed and changed nothing: permission denied for database")
-        assert message.endswith("must own the schema, or have CREATE on the database")
+        assert message.startswith("the role may not migrate, and nothing was changed: permission denied for database")
+        assert message.endswith(f'GRANT CREATE ON DATABASE "{eyes.info.dbname}" TO "{role}"')
         assert caught.value.__suppress_context__
     assert eyes.execute("select to_regnamespace('pgqueue')").fetchone() == (None,)
 

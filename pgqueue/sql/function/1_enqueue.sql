@@ -1,6 +1,7 @@
 -- enqueue(...): the public way to enqueue from SQL, in the caller's own transaction. Null options mean the general
 -- defaults: a task's own are known to Python only. An array in args is positional, an object named arguments.
 -- With a unique_key that a live job holds, the id of that job comes back.
+-- Its rights are looked at first, which takes 0.3 us: the server would name a table, and no right.
 create function {schema}.enqueue(
     task text,
     args jsonb default '{}',
@@ -58,6 +59,17 @@ begin
     if enqueue.unique_key is not null and (length(enqueue.unique_key) > 512 or enqueue.unique_key ~ '^\s*$') then
         raise exception 'unique_key must be 1 to 512 characters, not only spaces'
             using errcode = 'PQ001', hint = 'Leave it NULL for a job without one.';
+    end if;
+    if not has_any_column_privilege({regclass:jobs}, 'INSERT')
+        or not has_any_column_privilege({regclass:jobs}, 'SELECT') then
+        raise exception 'permission denied for table jobs: role % may not enqueue', current_user
+            using errcode = 'insufficient_privilege',
+            hint = format('GRANT SELECT, INSERT ON %s TO %I', {regclass:jobs}, current_user);
+    end if;
+    if not has_any_column_privilege({regclass:sleepers}, 'SELECT') then
+        raise exception 'permission denied for table sleepers: role % may not enqueue', current_user
+            using errcode = 'insufficient_privilege',
+            hint = format('GRANT SELECT ON %s TO %I', {regclass:sleepers}, current_user);
     end if;
     loop
         insert into {schema}.jobs as job

@@ -7,6 +7,23 @@ declare
     corpse {schema}.dead_jobs;
     holder bigint;
 begin
+    if not has_any_column_privilege({regclass:dead_jobs}, 'SELECT')
+        or not has_table_privilege({regclass:dead_jobs}, 'DELETE') then
+        raise exception 'permission denied for table dead_jobs: role % may not redrive', current_user
+            using errcode = 'insufficient_privilege',
+            hint = format('GRANT SELECT, DELETE ON %s TO %I', {regclass:dead_jobs}, current_user);
+    end if;
+    if not has_any_column_privilege({regclass:jobs}, 'INSERT')
+        or not has_any_column_privilege({regclass:jobs}, 'SELECT') then
+        raise exception 'permission denied for table jobs: role % may not redrive', current_user
+            using errcode = 'insufficient_privilege',
+            hint = format('GRANT SELECT, INSERT ON %s TO %I', {regclass:jobs}, current_user);
+    end if;
+    if not has_any_column_privilege({regclass:sleepers}, 'SELECT') then
+        raise exception 'permission denied for table sleepers: role % may not redrive', current_user
+            using errcode = 'insufficient_privilege',
+            hint = format('GRANT SELECT ON %s TO %I', {regclass:sleepers}, current_user);
+    end if;
     delete from {schema}.dead_jobs as job where job.id = redrive.job_id and job.state = 'dead' returning job.* into corpse;
     if not found then
         return false;

@@ -1,0 +1,57 @@
+"""What rights.py reads off a statement is what the server asks for: with it the statement is planned, else not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg.sql import SQL, Identifier
+
+from pgqueue import db, migrate, rights
+from pgqueue.sql import source, statements
+from pgqueue.testing import _new_database, _url
+from tests.helpers import run
+from tests.roles import new_role
+
+ODD = 'a"; drop table x; -- 100%'
+VERBS = [verb for verb, _ in source("job", "worker", "monitor") if verb not in ("server", "schema_parts")]
+VERBS = [verb for verb in VERBS if verb not in ("missing_rights", "ownership")]  # of the catalogue, everybody's
+
+
+@pytest.fixture(scope="module")
+def odd(pgqueue_server: str) -> Iterator[tuple[psycopg.Connection[tuple[object, ...]], str]]:
+    """A connection to a schema of an odd name, and a role that may do nothing there."""
+    with _new_database(pgqueue_server) as name:
+        url = _url(pgqueue_server, name)
+        migrate.upgrade(url, ODD)
+        with new_role(url) as role, psycopg.connect(url) as connection:
+            yield connection, role
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_statement_takes_the_rights_that_its_text_says_and_no_others(
+    odd: tuple[psycopg.Connection[tuple[object, ...]], str], verb: str
+) -> None:
+    connection, role = odd
+    sql = statements(ODD)
+    wanted = rights.of(sql[verb])
+    assert len(wanted) > 1
+
+    def may(granted: tuple[rights.Right, ...]) -> bool:
+        try:
+            for statement in rights.grants(granted, role).split("; GRANT"):
+                text = statement if statement.startswith("GRANT") else "GRANT" + statement
+                connection.execute(text.encode())
+            connection.execute(SQL("set local role {}").format(Identifier(role)))
+            run(connection, db.could_run(sql, verb))
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+        finally:
+            connection.rollback()
+        return True
+
+    assert may(wanted)
+    for one in wanted:
+        if one.kind != "sequence":  # of which a plan asks nothing; tests/migrate/test_rights.py enqueues without it
+            assert not may(tuple(other for other in wanted if other != one)), one
