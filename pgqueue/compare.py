@@ -68,7 +68,7 @@ def compare(connection: sa.Connection, schema: str, head: str) -> Comparison:
 
 
 def _search(connection: sa.Connection, path: str) -> None:
-    connection.execute(sa.select(sa.func.set_config("search_path", path, True)))
+    connection.execute(sa.select(sa.func.pg_catalog.set_config("search_path", path, True)))
 
 
 def _make(connection: sa.Connection) -> None:

@@ -55,7 +55,9 @@ ENCODING = "utf8"
 # (measured: with 100,000 jobs 13 ms a claim and 7 ms a settle, instead of 1 and 0.3). No jit: a scan that cannot be
 # avoided looks expensive then, and would be compiled.
 # A worker that is frozen in the midst of a transaction must not keep its locks: rescue passes locked rows by.
+# The statements name our tables in full; a search_path that somebody set might still put functions before the server's.
 _SETTINGS = {
+    "search_path": "pg_catalog, pg_temp",
     "default_transaction_isolation": "read committed",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
@@ -66,10 +68,10 @@ _SETTINGS = {
 }
 
 
-_SET = SQL("set_config({}, {}, {})")
+_SET = SQL("pg_catalog.set_config({}, {}, {})")
 # From PostgreSQL 17 on; naming it to an older server would be an error.
-_NEWER = SQL("case when current_setting('transaction_timeout', true) <> '' then {} end")
-_ALL = SQL("select concat({})")
+_NEWER = SQL("case when pg_catalog.current_setting('transaction_timeout', true) is not null then {} end")
+_ALL = SQL("select pg_catalog.concat({})")
 _BEGIN = SQL("begin isolation level read committed; {}")
 
 
@@ -181,7 +183,7 @@ class AsyncBounded(psycopg.AsyncConnection[Any]):
 
 
 _STUBBORN = 20
-_WHO = "select pg_backend_pid()"
+_WHO = "select pg_catalog.pg_backend_pid()"
 
 
 def connect(conninfo: str, role: str, patience: float) -> tuple[Bounded, bool]:

@@ -83,7 +83,7 @@ def _insist(url: str, schema: str, act: Callable[[Config], None]) -> None:
                 _run(config(schema, connection), act)
             return
         except _NotAllowed as error:
-            raise _told(url, schema, str(error)) from None
+            raise _told(_ownership(url, schema), schema, str(error)) from None
         except _TablesInUse:
             if time.monotonic() > until:
                 raise
@@ -95,10 +95,13 @@ def _pause(tries: int) -> None:
     time.sleep(min(2.0, 0.1 * 2 ** min(tries - 1, 5)))
 
 
-def _told(url: str, schema: str, said: str) -> MissingRight:
-    """What a role that was refused lacks to migrate this schema."""
+def _ownership(url: str, schema: str) -> db.Ownership:
     with psycopg.connect(conninfo_from_url(url), autocommit=True, connect_timeout=10) as raw:
-        has = perform_raw(raw, db.ownership(statements(schema)))
+        return perform_raw(raw, db.ownership(statements(schema)))
+
+
+def _told(has: db.Ownership, schema: str, said: str) -> MissingRight:
+    """What a role that was refused lacks to migrate this schema."""
     what = ""
     if has.owner is not None:  # ALTER and DROP are no rights that can be granted
         what = f"; run it as their owner {has.owner}"
@@ -160,7 +163,7 @@ def current(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
             return None
         except psycopg.errors.InsufficientPrivilege as error:
             said = error.diag.message_primary or ""
-    raise _told(url, schema, said)
+    raise _told(_ownership(url, schema), schema, said)
 
 
 def op_upgrade(revision: str, *, since: str = "base", schema: str = DEFAULT_SCHEMA) -> None:
@@ -222,6 +225,8 @@ def _inside(revision: str, since: str, schema: str, *, up: bool) -> None:
                 act = command.upgrade if up else command.downgrade
                 _run(made, lambda made: act(made, f"{since}:{revision}", sql=True))
             return
+        # Asked beforehand: once a statement has failed, the application's transaction answers no more.
+        has = perform(op.get_bind(), db.ownership(statements(schema)))
         here = _standing(op.get_bind(), schema)
         if here not in order:
             raise SchemaError(f'schema "{schema}" stands at migration {here}, this version knows them up to {head()}')
@@ -229,6 +234,8 @@ def _inside(revision: str, since: str, schema: str, *, up: bool) -> None:
             _run(made, lambda made: command.upgrade(made, revision))
         elif not up and order.index(here) > order.index(revision):
             _run(made, lambda made: command.downgrade(made, revision))
+    except (_NotAllowed, MissingRight) as error:
+        raise _told(has, schema, error.said if isinstance(error, MissingRight) else str(error)) from None
     finally:
         # Ours ran in a context of its own, and took the names of the module `alembic.context` and `alembic.op` with it.
         for proxy in outer:
@@ -321,9 +328,7 @@ def _run(made: Config, act: Callable[[Config], None]) -> None:
     except sa.exc.DBAPIError as error:
         reason = _reason(error)
         if sqlstate(error) == NO_RIGHT:
-            if not made.attributes["inside"]:
-                raise _NotAllowed(reason) from None
-            reason += ". The role that migrates must own the schema, or have CREATE on the database"
+            raise _NotAllowed(reason) from None
         if sqlstate(error) == "57014" and made.attributes["alone"]:
             reason = (
                 f"a statement took longer than the {LONGEST:g} s for which others may be kept waiting: try again when "
@@ -340,4 +345,6 @@ def _run(made: Config, act: Callable[[Config], None]) -> None:
 
 
 def _reason(error: sa.exc.DBAPIError) -> str:
-    return getattr(getattr(error.orig, "diag", None), "message_primary", None) or type(error.orig).__name__
+    """The server's first line, as psycopg and psycopg2 or asyncpg bring it."""
+    primary = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    return primary or getattr(getattr(error.orig, "__cause__", None), "message", None) or type(error.orig).__name__

@@ -1,8 +1,8 @@
 """Which rights a statement of ours takes, and what to grant to a role that lacks one.
 
 They are read off the statement's own text, in which every table is named in full, so that no list of them has to be
-kept (a test has the server plan each statement with these, and without any one of them). The
-server's error names one object and no right; what a DBA needs is a GRANT.
+kept (a test has the server plan each statement with these, and without any one of them). The server's error names one
+object and no right; what a DBA needs is a GRANT.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pgqueue.errors import MissingRight
 
 
 class Right(NamedTuple):
-    """One privilege on one object: `Right("table", "jobs", "INSERT")`. kind: schema, table (also a view), function or
-    database; schema: its name, of a database ""."""
+    """One privilege on one object: `Right("table", "pgqueue", "jobs", "INSERT")`. kind: schema, table (also a view),
+    sequence, function or database. schema: its name; "" of a database."""
 
     kind: str
     schema: str
@@ -48,7 +48,7 @@ def of(statement: str) -> tuple[Right, ...]:
         if found["open"]:
             reads.append("")
         elif found["close"]:
-            reads.pop()
+            reads = reads[:-1] or [""]  # a schema's name may hold brackets, too
         elif found["lock"]:
             locked = written if found["lock"] == "do update" else reads[-1]
             rights[Right("table", schema, locked, "UPDATE")] = None

@@ -58,12 +58,23 @@ def demo(stay: bool) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in good order, as Ctrl-C does
     try:
         _demo(stay)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _interrupted(error):
+            raise
         click.echo("interrupted: everything is stopped")
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, before)
         shop.app.close()
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Also one in the midst of a statement, after which the connection could not roll back and said that instead."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _demo(stay: bool) -> None:

@@ -55,3 +55,15 @@ def test_a_statement_takes_the_rights_that_its_text_says_and_no_others(
     for one in wanted:
         if one.kind != "sequence":  # of which a plan asks nothing; tests/migrate/test_rights.py enqueues without it
             assert not may(tuple(other for other in wanted if other != one)), one
+
+
+@pytest.mark.parametrize("schema", ['a)) from "x".y ((', "for update", "100% (", "returning", "nextval"], ids=ascii)
+def test_no_name_of_a_schema_changes_what_is_read_off_a_statement(schema: str) -> None:
+    for verb in VERBS:
+        plain = {
+            (one.kind, one.privilege, "" if one.kind == "schema" else one.name)
+            for one in rights.of(statements("s")[verb])
+        }
+        found = rights.of(statements(schema)[verb])
+        assert {(one.kind, one.privilege, "" if one.kind == "schema" else one.name) for one in found} == plain
+        assert {one.schema for one in found} == {schema}

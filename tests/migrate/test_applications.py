@@ -12,10 +12,12 @@ from typing import Any
 import psycopg
 import pytest
 from alembic.config import Config
+from sqlalchemy import make_url
 
 from alembic import command
-from pgqueue import ConfigurationError, PgQueue, migrate
+from pgqueue import ConfigurationError, MissingRight, PgQueue, migrate
 from tests.migrate.pictures import picture
+from tests.roles import new_role
 
 # What `alembic init` makes, with the line of pgqueue's in it.
 ENV = """
@@ -55,7 +57,7 @@ if context.is_offline_mode():
     context.configure(url=url, literal_binds=True, **options)
     with context.begin_transaction():
         context.run_migrations()
-elif "+asyncpg" in url:
+elif "async" in url:
     asyncio.run(work_async())
 else:
     engine = create_engine(url, poolclass=NullPool)
@@ -142,7 +144,7 @@ class Application:
         return out.getvalue()
 
 
-@pytest.fixture(params=["psycopg", "psycopg2", "asyncpg"])
+@pytest.fixture(params=["psycopg", "psycopg2", "asyncpg", "psycopg_async"])
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -233,6 +235,21 @@ def test_it_is_their_transaction_a_failure_later_in_it_takes_ours_back(
         command.upgrade(app.config, "head")
     assert eyes.execute("select to_regnamespace('pgqueue')").fetchone() == (None,)
     assert tables(eyes) == set()
+
+
+def test_a_role_that_may_not_is_told_the_grant_and_nothing_of_either_was_made(
+    tmp_path: Path, pgqueue_blank_database: str, eyes: psycopg.Connection[Any], driver: str
+) -> None:
+    with new_role(pgqueue_blank_database, "usage, create on schema public") as role:
+        url = make_url(pgqueue_blank_database).set(username=role).render_as_string(hide_password=False)
+        app = application(tmp_path / "app", url, driver)
+        with pytest.raises(MissingRight) as caught:
+            command.upgrade(app.config, "head")
+        assert "nothing was changed: permission denied for database" in str(caught.value)
+        assert tables(eyes) == set()
+        eyes.execute(str(caught.value).partition("what it lacks: ")[2].encode())
+        command.upgrade(app.config, "head")
+        assert migrate.current(url) == HEAD
 
 
 def test_what_pgqueue_migrate_made_before_is_taken_over(tmp_path: Path, pgqueue_blank_database: str) -> None:

@@ -16,11 +16,13 @@ from click.testing import CliRunner
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session
 
 from pgqueue import MissingRight, PgQueue, migrate
 from pgqueue.cli import cli
 from pgqueue.enqueue import NewJob, Options
 from tests.helpers import job_in
+from tests.life.callers import django_database
 from tests.roles import new_role
 
 ODD = 'a"; drop table x; --'
@@ -82,6 +84,17 @@ def by_sqlalchemy(app: PgQueue, url: str) -> None:
         app.tasks["t"].enqueue(connection)
 
 
+def by_session(app: PgQueue, url: str) -> None:
+    engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=sa.NullPool)
+    with Session(engine) as session, session.begin():
+        app.tasks["t"].enqueue(session)
+
+
+def by_django(app: PgQueue, url: str) -> None:
+    with django_database(url) as (connection, _):
+        app.tasks["t"].enqueue(connection)
+
+
 def by_many(app: PgQueue, url: str) -> None:
     with psycopg.connect(url) as connection:
         app.tasks["t"].options(unique_key="k").enqueue_many(connection, [(), ()])
@@ -131,6 +144,8 @@ WAYS = [
     by_autocommit,
     by_psycopg2,
     by_sqlalchemy,
+    by_session,
+    by_django,
     by_many,
     by_delay,
     by_asyncpg,

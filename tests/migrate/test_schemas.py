@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,9 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from pgqueue import PgQueue, RetryPolicy, State, migrate
 from pgqueue.testing import _new_database, _url
+from tests.cli.conftest import Run, run
+
+__all__ = ["run"]  # a fixture
 
 NAMES = [
     'a"; drop table x; --',
@@ -104,6 +108,28 @@ def test_a_job_goes_all_the_way_in_a_schema_of_any_name(
         assert count == (0,)
     finally:
         app.close()
+
+
+@pytest.mark.parametrize("schema", [name for name in NAMES if not name.isalpha() or len(name) == 40], ids=ascii)
+def test_the_command_line_takes_a_schema_of_any_name(
+    run: Run, database: str, looking: psycopg.Connection[Any], schema: str
+) -> None:
+    looking.execute("create table if not exists x ()")
+    at = ("--database-url", database, "--schema", schema)
+    in_environment = {"PGQUEUE_DATABASE_URL": database, "PGQUEUE_SCHEMA": schema}
+    run("migrate", *at)
+    assert f"at {migrate.head()}, as declared" in run("migrate", "--check", *at).stdout
+    job = json.loads(run("enqueue", "shop.double", "[21]", "--unique-key", "cli", "--json", *at).stdout)["id"]
+    again = json.loads(
+        run("enqueue", "shop.double", "[21]", "--unique-key", "cli", "--json", env=in_environment).stdout
+    )
+    assert again == {"id": job, "existing": True}
+    assert json.loads(run("jobs", "show", str(job), "--json", env=in_environment).stdout)["state"] == "queued"
+    assert str(job) in run("jobs", "list", *at).stdout
+    run("jobs", "cancel", str(job), *at)
+    assert run("dead", "list", env=in_environment).stdout
+    assert migrate.current(database, schema) == migrate.head()
+    assert looking.execute("select to_regclass('public.x') is not null").fetchone() == (True,)
 
 
 def test_schemas_of_one_database_do_not_see_each_others_jobs(pgqueue_blank_database: str) -> None:

@@ -191,6 +191,17 @@ def test_half_a_schema_is_named_at_the_start_by_what_is_missing(
     assert connection.execute("select count(*) from pgqueue.workers").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("stands_at", ["0001", "9999"], ids=["older", "newer"])
+def test_a_worker_process_refuses_another_versions_schema_and_names_both(
+    pgqueue_database: str, connection: psycopg.Connection[Any], stands_at: str
+) -> None:
+    connection.execute("update pgqueue.alembic_version set version_num = %s", [stands_at])
+    code, line = said(pgqueue_database, *COMMANDS[1])
+    assert code == 3
+    assert f"stands at migration {stands_at}, this version of pgqueue needs {migrate.head()}" in line
+    assert connection.execute("select count(*) from pgqueue.workers").fetchone() == (0,)
+
+
 def test_a_version_table_without_a_version_is_no_schema(
     pgqueue_database: str, connection: psycopg.Connection[Any]
 ) -> None:

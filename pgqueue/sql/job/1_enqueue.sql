@@ -13,19 +13,21 @@ with job as (
         due.at + %(expires_in)s::float8 * interval '1 second', %(timeout)s::float8, %(args)s::text::jsonb,
         %(retry)s::text::jsonb, %(unique_key)s::text, %(tags)s::text[], %(meta)s::text::jsonb
     from (
-        select greatest(%(run_at)s::timestamptz, statement_timestamp()) + %(delay)s::float8 * interval '1 second'
+        select greatest(%(run_at)s::timestamptz, pg_catalog.statement_timestamp())
+            + %(delay)s::float8 * interval '1 second'
     ) as due (at)
     on conflict (unique_key) where unique_key is not null do nothing
     returning id, queue, run_at, created_at
 ),
 woken as (
-    select pg_notify('pgqueue_' || replace(sleeper.worker_id::text, '-', ''), '')
+    select pg_catalog.pg_notify('pgqueue_' || pg_catalog.replace(sleeper.worker_id::text, '-', ''), '')
     from job
     cross join lateral (
         select worker_id
         from {schema}.sleepers
-        where %(wake)s::bool and queue in (job.queue, '*') and until > statement_timestamp() and until > job.run_at
+        where %(wake)s::bool and queue in (job.queue, '*')
+            and until > pg_catalog.statement_timestamp() and until > job.run_at
         limit 1
     ) as sleeper
 )
-select id, run_at, created_at, (select count(*) from woken) from job
+select id, run_at, created_at, (select pg_catalog.count(*) from woken) from job

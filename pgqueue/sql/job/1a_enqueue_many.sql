@@ -4,10 +4,10 @@
 --     of the chunk, holds. Caller: db.enqueue_many
 -- Keys are inserted in their order, so that two chunks with the same keys wait for each other and never deadlock.
 with counter as materialized (
-    select pg_get_serial_sequence(%(table)s, 'id')::regclass as name
+    select pg_catalog.pg_get_serial_sequence(%(table)s, 'id')::regclass as name
 ),
 given as (
-    select n, nextval((select name from counter)) as id, queue, task, priority, run_at, delay, max_attempts,
+    select n, pg_catalog.nextval((select name from counter)) as id, queue, task, priority, run_at, delay, max_attempts,
         expires_in, timeout, args, retry, unique_key, tags, meta, wake
     from unnest(
         %(queue)s::text[], %(task)s::text[], %(priority)s::int[], %(run_at)s::timestamptz[], %(delay)s::float8[],
@@ -25,25 +25,25 @@ job as (
         args::jsonb, retry::jsonb, unique_key, tags::text[], meta::jsonb
     from given
     cross join lateral (
-        select greatest(given.run_at, statement_timestamp()) + given.delay * interval '1 second'
+        select greatest(given.run_at, pg_catalog.statement_timestamp()) + given.delay * interval '1 second'
     ) as due (at)
     order by unique_key nulls first, n
     on conflict (unique_key) where unique_key is not null do nothing
     returning id, queue, run_at
 ),
 woken as (
-    select pg_notify('pgqueue_' || replace(sleeper.worker_id::text, '-', ''), '')
+    select pg_catalog.pg_notify('pgqueue_' || pg_catalog.replace(sleeper.worker_id::text, '-', ''), '')
     from (
-        select queue, min(job.run_at) as run_at from job join given using (id, queue) where wake group by queue
+        select queue, pg_catalog.min(job.run_at) as run_at from job join given using (id, queue) where wake group by queue
     ) as due
     cross join lateral (
         select worker_id
         from {schema}.sleepers
-        where queue in (due.queue, '*') and until > statement_timestamp() and until > due.run_at
+        where queue in (due.queue, '*') and until > pg_catalog.statement_timestamp() and until > due.run_at
         limit 1
     ) as sleeper
 )
-select given.n, job.id, (select count(*) from woken)
+select given.n, job.id, (select pg_catalog.count(*) from woken)
 from given
 join job using (id)
 order by given.n

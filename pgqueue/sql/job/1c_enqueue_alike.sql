@@ -9,21 +9,23 @@ with job as (
         %(queue)s::text, %(task)s::text, %(priority)s::int, due.at, %(max_attempts)s::int,
         due.at + %(expires_in)s::float8 * interval '1 second', %(timeout)s::float8, line.args::jsonb,
         %(retry)s::text::jsonb, %(unique_key)s::text, %(tags)s::text[], %(meta)s::text::jsonb
-    from string_to_table(%(args)s::text, chr(10)) with ordinality as line (args, n)
+    from pg_catalog.string_to_table(%(args)s::text, pg_catalog.chr(10)) with ordinality as line (args, n)
     cross join (
-        select greatest(%(run_at)s::timestamptz, statement_timestamp()) + %(delay)s::float8 * interval '1 second'
+        select greatest(%(run_at)s::timestamptz, pg_catalog.statement_timestamp())
+            + %(delay)s::float8 * interval '1 second'
     ) as due (at)
     order by line.n
     returning id, queue, run_at
 ),
 woken as (
-    select pg_notify('pgqueue_' || replace(sleeper.worker_id::text, '-', ''), '')
+    select pg_catalog.pg_notify('pgqueue_' || pg_catalog.replace(sleeper.worker_id::text, '-', ''), '')
     from (select queue, run_at from job limit 1) as due
     cross join lateral (
         select worker_id
         from {schema}.sleepers
-        where %(wake)s::bool and queue in (due.queue, '*') and until > statement_timestamp() and until > due.run_at
+        where %(wake)s::bool and queue in (due.queue, '*')
+            and until > pg_catalog.statement_timestamp() and until > due.run_at
         limit 1
     ) as sleeper
 )
-select id, (select count(*) from woken) from job order by id
+select id, (select pg_catalog.count(*) from woken) from job order by id

@@ -21,7 +21,7 @@ insert into {schema}.finished_jobs
     expires_at, timeout, args, retry, unique_key, concurrency_key, tags, meta, finished_at, error, errors)
 select id, 'cancelled', queue, task, priority, run_at, attempt, max_attempts, fence, crashes, created_at, started_at,
     worker_id, expires_at, timeout, args, retry, unique_key, concurrency_key, tags, meta,
-    coalesce(%(now)s::timestamptz, statement_timestamp()), %(error)s::text,
+    coalesce(%(now)s::timestamptz, pg_catalog.statement_timestamp()), %(error)s::text,
     case when fence > 0 then (select errors from {schema}.job_history where job_id = gone.id) end
 from gone
 returning id

@@ -7,14 +7,14 @@ with held as materialized (
     from {schema}.jobs
     where id = any(%(ids)s::bigint[])
         and case state
-            when 'queued' then run_at > coalesce(%(now)s::timestamptz, statement_timestamp())
-                and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, statement_timestamp()))
+            when 'queued' then run_at > coalesce(%(now)s::timestamptz, pg_catalog.statement_timestamp())
+                and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, pg_catalog.statement_timestamp()))
             else false
         end
     order by id
     for update
 )
 update {schema}.jobs
-set run_at = coalesce(%(now)s::timestamptz, statement_timestamp())
+set run_at = coalesce(%(now)s::timestamptz, pg_catalog.statement_timestamp())
 where id = any(array(select id from held))
 returning id, queue

@@ -17,7 +17,7 @@ gone as (
 insert into {schema}.jobs
     (id, queue, task, priority, run_at, max_attempts, fence, created_at, timeout, args, retry, unique_key,
     concurrency_key, tags, meta)
-select id, queue, task, priority, coalesce(%(now)s::timestamptz, statement_timestamp()), max_attempts, fence,
+select id, queue, task, priority, coalesce(%(now)s::timestamptz, pg_catalog.statement_timestamp()), max_attempts, fence,
     created_at, timeout, coalesce(%(args)s::jsonb, args), retry, unique_key, concurrency_key, tags, meta
 from gone
 order by unique_key nulls first, id

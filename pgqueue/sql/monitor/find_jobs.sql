@@ -9,10 +9,10 @@ select id, task, queue, state, priority,
     case when started_at between '0001-01-02Z' and '9999-12-30Z' then started_at end,
     case when finished_at between '0001-01-02Z' and '9999-12-30Z' then finished_at end,
     worker_id, unique_key, concurrency_key, tags,
-    case when not %(bare)s::bool then left(meta::text, 1000000) end,
-    case when not %(bare)s::bool then left(args::text, 1000000) end,
-    case when not %(bare)s::bool then left(result::text, 1000000) end,
-    error, case when not %(bare)s::bool then left(errors::text, 10000000) end, reason
+    case when not %(bare)s::bool then pg_catalog.left(meta::text, 1000000) end,
+    case when not %(bare)s::bool then pg_catalog.left(args::text, 1000000) end,
+    case when not %(bare)s::bool then pg_catalog.left(result::text, 1000000) end,
+    error, case when not %(bare)s::bool then pg_catalog.left(errors::text, 10000000) end, reason
 from {schema}.all_jobs
 where (%(ids)s::bigint[] is null or id = any(%(ids)s::bigint[]))
     and (%(state)s::text is null or state = %(state)s::text)

@@ -11,11 +11,11 @@ left join pg_catalog.pg_proc as proc
     on wanted.kind = 'function' and proc.pronamespace = space.oid and proc.proname = wanted.name
 where not coalesce(
     case wanted.kind
-        when 'schema' then has_schema_privilege(space.oid, wanted.privilege)
-        when 'table' then has_table_privilege(class.oid, wanted.privilege)
-        when 'sequence' then has_sequence_privilege(class.oid, wanted.privilege)
-        when 'function' then has_function_privilege(proc.oid, wanted.privilege)
-        else has_database_privilege(current_database(), wanted.privilege)
+        when 'schema' then pg_catalog.has_schema_privilege(space.oid, wanted.privilege)
+        when 'table' then pg_catalog.has_table_privilege(class.oid, wanted.privilege)
+        when 'sequence' then pg_catalog.has_sequence_privilege(class.oid, wanted.privilege)
+        when 'function' then pg_catalog.has_function_privilege(proc.oid, wanted.privilege)
+        else pg_catalog.has_database_privilege(pg_catalog.current_database(), wanted.privilege)
     end,
     true
 )

@@ -3,10 +3,13 @@
 -- neither this role nor one that it belongs to, and whether that is a superuser (null: nobody). Caller: db.ownership
 select
     current_user::text,
-    current_database()::text,
+    pg_catalog.current_database()::text,
     space.oid is not null,
-    has_database_privilege(current_database(), 'CREATE'),
-    coalesce(has_schema_privilege(space.oid, 'USAGE') and has_schema_privilege(space.oid, 'CREATE'), false),
+    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+    coalesce(
+        pg_catalog.has_schema_privilege(space.oid, 'USAGE') and pg_catalog.has_schema_privilege(space.oid, 'CREATE'),
+        false
+    ),
     stranger.rolname::text,
     stranger.rolsuper
 from (values (%(home)s::text)) as wanted (home)
@@ -16,7 +19,7 @@ left join lateral (
     from pg_catalog.pg_class as class
     join pg_catalog.pg_roles as owner on owner.oid = class.relowner
     where class.relnamespace = space.oid and class.relname in ('alembic_version', 'jobs')
-        and not pg_has_role(owner.oid, 'USAGE')
+        and not pg_catalog.pg_has_role(owner.oid, 'USAGE')
     order by class.relname
     limit 1
 ) as stranger on true
