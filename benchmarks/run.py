@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import bulk, drain, enqueue, pickup, rescue
+from benchmarks import bulk, drain, enqueue, held, pickup, rescue
 
 
 def main() -> None:
-    for measure in (enqueue, bulk, drain, pickup, rescue):
+    for measure in (enqueue, bulk, drain, held, pickup, rescue):
         measure.main()
 
 

@@ -124,6 +124,46 @@ def claim(
     return list(map(Claim._make, rows))
 
 
+class Lane(NamedTuple):
+    """A queue and a priority, and the lowest (run_at, id) that is to be claimed there; run_at in epoch seconds."""
+
+    queue: str
+    priority: int
+    run_at: float
+    id: int
+
+
+def claim_above(
+    sql: Statements,
+    worker_id: UUID,
+    tasks: Sequence[str],
+    queues: Sequence[str] | None,
+    limit: int,
+    lanes: Sequence[Lane],
+    after: str = "",
+    now: Now = None,
+    *,
+    bare: bool = False,
+) -> Steps[list[Claim]]:
+    """As claim, in these lanes alone, none of which occurs twice."""
+    rows = yield Call(
+        sql["claim_above"],
+        {
+            "worker_id": worker_id,
+            **_which(tasks, queues),
+            "after": after,
+            "limit": limit,
+            "bare": bare,
+            "now": now,
+            "lanes": [lane.queue for lane in lanes],
+            "priorities": [lane.priority for lane in lanes],
+            "run_ats": [lane.run_at for lane in lanes],
+            "floor_ids": [lane.id for lane in lanes],
+        },
+    )
+    return list(map(Claim._make, rows))
+
+
 def claim_suspect(
     sql: Statements,
     worker_id: UUID,

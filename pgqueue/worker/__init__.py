@@ -2,6 +2,7 @@
 
 loop.py         wake, claim, run, settle, until told to stop
 ahead.py        how many jobs that end within milliseconds are claimed at a time
+floor.py        where in each queue and priority a claim starts
 claim.py        how many, from which queues; a claimed row becomes an attempt
 run.py          one attempt under its timeout; returns an Outcome, never raises
 threads.py      where sync tasks run

@@ -7,7 +7,7 @@ be read is that row's problem: it becomes an attempt that has failed already.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,6 +26,7 @@ from pgqueue.link import Link
 from pgqueue.retry import RetryPolicy, StoredRetryPolicy
 from pgqueue.sql import Statements
 from pgqueue.task import Task
+from pgqueue.worker.floor import Floors
 
 _EARLIEST, _LATEST = (
     -60_000_000_000.0,
@@ -96,18 +97,34 @@ class Claimer:
         self._names = sorted(tasks)
         self._queues = queues
         self._after = ""  # the queue served last: the next claim starts behind it
+        self._floors = Floors(time.monotonic)
         self._bare = False  # the next claim leaves out the JSON
 
     async def claim(self, limit: int) -> list[Attempt]:
         """Up to `limit` attempts, in the order they should start."""
+        depth, lanes = self._floors.start()
+        who = self._sql, self._worker_id, self._names, self._queues, limit
         after = self._after
+        began = time.monotonic()
         claims = await self._readable(
-            lambda bare: db.claim(self._sql, self._worker_id, self._names, self._queues, limit, after, bare=bare)
+            lambda bare: (
+                db.claim(*who, after, bare=bare) if lanes is None else db.claim_above(*who, lanes, after, bare=bare)
+            )
         )
+        self._floors.claimed(depth, began, claims)
         if claims:
             self._after = claims[-1].queue
         now = time.monotonic()
         return [attempt(claim, self._tasks[claim.task], self._worker_id, now) for claim in claims]
+
+    def given_back(self, claims: Iterable[Claim]) -> None:
+        """These are queued again, as they were."""
+        for claim in claims:
+            self._floors.lower(claim)
+
+    def forget(self) -> None:
+        """Jobs are queued again that we did not know of: the next claim looks everywhere."""
+        self._floors.forget()
 
     async def claim_suspect(self) -> list[Attempt]:
         """A job under which a process died, or none; the caller has seen to it that nothing else runs."""

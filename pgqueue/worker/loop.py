@@ -22,6 +22,7 @@ from uuid import UUID
 
 from pgqueue import db
 from pgqueue.counts import Counts
+from pgqueue.db import Claim
 from pgqueue.events import Event, Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.settings import CHORE_PATIENCE, WorkerSettings
@@ -92,7 +93,7 @@ class Loop:
             self._settle_link,
             worker_id,
             events,
-            given_back=self._wake.ring,
+            given_back=self._given_back,
             written=self._written,
             busy=lambda: bool(self._ready),
         )
@@ -270,6 +271,8 @@ class Loop:
         held = [run.attempt.claim.id for run in self._runs]
         held += [attempt.claim.id for attempt in self._ready] + self._settler.held
         ghosts = await self._claim_link.perform(db.release_ghosts(self._sql, self._worker_id, held))
+        if ghosts:
+            self._claimer.forget()
         for job_id, task, number in ghosts:
             log.warning(
                 "released a job that was claimed without our knowing",
@@ -357,6 +360,10 @@ class Loop:
         except Exception as error:  # the job's own code again: a Steer with a broken __str__, say
             verdict = decide(Failed(error, describe(error), trace(error)), number, most, policy, self._uniform)
         self._settler.add(Settlement(attempt, verdict, seconds))
+
+    def _given_back(self, claims: list[Claim]) -> None:
+        self._claimer.given_back(claims)
+        self._wake.ring()
 
     def _written(self, number: int) -> None:
         self._ahead.settled(number)

@@ -21,6 +21,7 @@ import psycopg
 from pgqueue import db
 from pgqueue.arguments import result_json
 from pgqueue.counts import Counts
+from pgqueue.db import Claim
 from pgqueue.drivers import Steps
 from pgqueue.errors import Cancel, DeadLetter, RetryLater, Snooze, Steer
 from pgqueue.events import Event, Events
@@ -152,13 +153,13 @@ class Settler:
         worker_id: UUID,
         events: Events,
         *,
-        given_back: Callable[[], None],
+        given_back: Callable[[list[Claim]], None],
         written: Callable[[int], None],
         busy: Callable[[], bool],
     ) -> None:
-        """given_back: called when a job may come due early. written: called with the number of verdicts that were.
+        """given_back: called when jobs may come due early, with those that are queued as they were before.
 
-        busy: whether more is about to end, worth waiting for.
+        written: called with the number of verdicts that were. busy: whether more is about to end, worth waiting for.
         """
         self._sql = sql
         self._link = link
@@ -270,7 +271,8 @@ class Settler:
             else:
                 break
         if isinstance(batch[0].verdict, ToRetry | ToGiveBack):
-            self._given_back()  # it may come due before the claimer meant to look again
+            # They may come due before the claimer meant to look again.
+            self._given_back([item.attempt.claim for item in batch if item.verdict == ToGiveBack(None)])
         crowd = len(batch) > _CROWD and type(batch[0].verdict) is ToComplete
         for item in batch:
             if item.attempt.claim.id in done:

@@ -7,6 +7,7 @@ analyses it. So each statement is prepared and planned on empty tables first, in
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -33,6 +34,22 @@ JOB: dict[str, Any] = {
 WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "claim": (
         {"worker_id": WORKER, "tasks": ["t"], "queues": None, "after": "", "limit": 20, "bare": False, "now": None},
+        {"jobs_due", "jobs_pkey"},
+    ),
+    "claim_above": (
+        {
+            "worker_id": WORKER,
+            "tasks": ["t"],
+            "queues": None,
+            "after": "",
+            "limit": 20,
+            "bare": False,
+            "now": None,
+            "lanes": ["q1", "q2"],
+            "priorities": [0, 1],
+            "run_ats": [1e9, -math.inf],
+            "floor_ids": [7, 0],
+        },
         {"jobs_due", "jobs_pkey"},
     ),
     "claim_suspect": (
@@ -256,10 +273,61 @@ def test_what_is_pruned_by_the_row_is_found_by_its_key(plans: Plans, mode: str, 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_claim_stops_at_what_is_due(plans: Plans, mode: str, stage: str) -> None:
+@pytest.mark.parametrize("verb", ["claim", "claim_above"])
+def test_a_claim_stops_at_what_is_due(plans: Plans, verb: str, mode: str, stage: str) -> None:
     """run_at bounds the index: a million jobs scheduled for tomorrow cost nothing."""
-    bounds = [node.get("Index Cond", "") for node in on_jobs(plans["claim", mode, stage])]
+    bounds = [node.get("Index Cond", "") for node in on_jobs(plans[verb, mode, stage])]
     assert any("run_at <=" in bound and "queue =" in bound and "priority =" in bound for bound in bounds), bounds
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_claim_from_a_floor_begins_there(plans: Plans, mode: str, stage: str) -> None:
+    bounds = [node.get("Index Cond", "") for node in on_jobs(plans["claim_above", mode, stage])]
+    assert any("ROW(run_at, id) >=" in bound and "run_at <=" in bound for bound in bounds), bounds
+
+
+GONE = 30_000
+PAGES = re.compile(r"Buffers: shared hit=(\d+)(?: read=(\d+))?")
+
+
+def test_under_a_held_snapshot_a_claim_from_the_floor_reads_no_more_however_many_jobs_have_gone(
+    pgqueue_database: str,
+) -> None:
+    """What they left in the index cannot be removed as long as somebody might still see them."""
+    texts = statements("pgqueue")
+    with (
+        psycopg.connect(pgqueue_database, autocommit=True) as worker,
+        psycopg.connect(pgqueue_database) as held,
+    ):
+        worker.execute(settings_of(0))
+        worker.execute("insert into pgqueue.workers (id, host, pid, expires_at, tasks, concurrency, version) values "
+                       "(%s, 'h', 1, now() + interval '1 hour', '{t}', 1, 'test')", [WORKER])  # fmt: skip
+        held.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        held.execute("select count(*) from pgqueue.jobs")
+
+        def pages(verb: str) -> int:
+            """Pages that one claim of 20 jobs reads."""
+            with worker.transaction(force_rollback=True):
+                at, low = worker.execute(
+                    "select extract(epoch from run_at)::float8, id from pgqueue.jobs order by run_at, id limit 1"
+                ).fetchone()
+                params = WORKERS[verb][0] | {
+                    "limit": 20, "lanes": ["default"], "priorities": [0], "run_ats": [at], "floor_ids": [low],
+                }  # fmt: skip
+                rows = worker.execute("explain (analyze, buffers, timing off) " + texts[verb], params).fetchall()
+            hit, read = next(found for (line,) in rows if (found := PAGES.search(line))).groups(default="0")
+            return int(hit) + int(read)
+
+        fill = "insert into pgqueue.jobs (task, run_at) select 't', now() from generate_series(1, %s)"
+        worker.execute(fill, [100])
+        few = {verb: pages(verb) for verb in ("claim", "claim_above")}
+        worker.execute(fill, [GONE])
+        worker.execute("update pgqueue.jobs set state = 'running', worker_id = %s where id <= %s", [WORKER, GONE])
+        worker.execute("delete from pgqueue.jobs where worker_id = %s", [WORKER])
+        many = {verb: pages(verb) for verb in ("claim", "claim_above")}
+    assert many["claim_above"] < 2 * few["claim_above"]
+    assert many["claim"] > 5 * few["claim"]  # or this test would prove nothing
 
 
 def test_the_indexes_above_are_those_that_the_headers_name() -> None:

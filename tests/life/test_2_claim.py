@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +35,16 @@ def enqueue(app: PgQueue, task: str = "test.task", **options: Any) -> int:
     return app.enqueue_alone(NewJob(task, "{}", Options(**options))).id
 
 
+@pytest.fixture(params=["from the bottom", "from a floor"], autouse=True)
+def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every promise holds for both statements that claim; the second gets the lanes that there are."""
+    monkeypatch.setattr(f"{__name__}.from_a_floor", request.param == "from a floor")
+
+
+from_a_floor = False
+LANES = "select queue, priority from pgqueue.jobs group by 1, 2 order by 2, 1 desc"  # their order must not matter
+
+
 def claim(
     app: PgQueue,
     connection: Look,
@@ -45,7 +56,11 @@ def claim(
     after: str = "",
     now: datetime | None = NOW,
 ) -> list[Claim]:
-    return run(connection, db.claim(app.statements, worker, tasks or ["test.task"], queues, limit, after, now))
+    which = app.statements, worker, tasks or ["test.task"], queues, limit
+    if not from_a_floor:
+        return run(connection, db.claim(*which, after, now))
+    lanes = [db.Lane(*lane, -math.inf, 0) for lane in connection.execute(LANES)]
+    return run(connection, db.claim_above(*which, lanes, after, now))
 
 
 def ids(claims: list[Claim]) -> list[int]:

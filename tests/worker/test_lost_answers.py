@@ -21,7 +21,7 @@ from tests.crash.processes import ended, row
 from tests.helpers import run, worker_row
 
 # A settler by itself: there is no claimer to ring, and nothing more to wait for.
-alone: dict[str, Any] = {"given_back": lambda: None, "written": lambda number: None, "busy": lambda: False}
+alone: dict[str, Any] = {"given_back": lambda claims: None, "written": lambda number: None, "busy": lambda: False}
 
 
 class Unlucky(Link):
@@ -71,7 +71,7 @@ def test_a_settle_that_was_committed_unheard_counts_once(
             link,
             worker_id,
             events,
-            given_back=lambda: None,
+            given_back=lambda claims: None,
             written=lambda number: None,
             busy=lambda: False,
         )
@@ -239,7 +239,7 @@ def test_an_end_that_postgresql_refuses_holds_up_no_other(app, connection, pgque
             link,
             worker_id,
             app.events,
-            given_back=lambda: None,
+            given_back=lambda claims: None,
             written=lambda number: None,
             busy=lambda: False,
         )

@@ -78,7 +78,7 @@ claimed as (
         args, retry, tags, meta
 )
 select id, task, queue, priority, attempt, max_attempts, fence, crashes,
-    extract(epoch from run_at)::float8, extract(epoch from created_at)::float8, extract(epoch from started_at)::float8,
+    date_part('epoch', run_at), date_part('epoch', created_at), date_part('epoch', started_at),
     timeout,
     case
         when %(bare)s::bool then null

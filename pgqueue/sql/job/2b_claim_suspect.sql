@@ -26,7 +26,7 @@ set state = 'running', worker_id = %(worker_id)s, fence = least(fence, 214748364
     started_at = coalesce(%(now)s::timestamptz, statement_timestamp())
 where id = any(array(select id from picked))
 returning id, task, queue, priority, attempt, max_attempts, fence, crashes,
-    extract(epoch from run_at)::float8, extract(epoch from created_at)::float8, extract(epoch from started_at)::float8,
+    date_part('epoch', run_at), date_part('epoch', created_at), date_part('epoch', started_at),
     timeout, case when not %(bare)s::bool then left(args::text, 1000000) end,
     case when not %(bare)s::bool then left(retry::text, 100000) end, tags,
     case when not %(bare)s::bool then left(meta::text, 1000000) end
