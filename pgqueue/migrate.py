@@ -61,6 +61,10 @@ class _TablesInUse(SchemaError):
     """Others hold a table for longer than LOCK_BOUND; nothing was changed, and no lock is held any more."""
 
 
+class _TooLong(SchemaError):
+    """A statement took longer than LONGEST; nothing was changed, and no lock is held any more."""
+
+
 class _NotAllowed(SchemaError):
     """The role may not do what the migration does."""
 
@@ -86,6 +90,10 @@ def _insist(url: str, schema: str, act: Callable[[Config], None]) -> None:
             raise _told(_ownership(url, schema), schema, str(error)) from None
         except _TablesInUse:
             if time.monotonic() > until:
+                raise
+            _pause(tries)
+        except _TooLong:  # a busy machine may do better the next time, a very large table will not
+            if tries >= 3:
                 raise
             _pause(tries)
 
@@ -330,10 +338,11 @@ def _run(made: Config, act: Callable[[Config], None]) -> None:
         if sqlstate(error) == NO_RIGHT:
             raise _NotAllowed(reason) from None
         if sqlstate(error) == "57014" and made.attributes["alone"]:
-            reason = (
-                f"a statement took longer than the {LONGEST:g} s for which others may be kept waiting: try again when "
-                "fewer jobs wait, or take that time and run what `pgqueue migrate FROM:TO --sql` prints"
-            )
+            raise _TooLong(
+                f"the migration changed nothing: a statement took longer than the {LONGEST:g} s for which others may "
+                "be kept waiting; try again when fewer jobs wait, or take that time and run what `pgqueue migrate "
+                "FROM:TO --sql` prints"
+            ) from None
         if sqlstate(error) == "55P03":
             if made.attributes["alone"]:
                 raise _TablesInUse(

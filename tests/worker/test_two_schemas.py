@@ -104,6 +104,9 @@ def test_two_worker_processes_and_the_command_line_keep_to_their_schemas(
         MIXED: start(url=url, schema=MIXED, poll_interval=600),
         ODD: start(url=url, env={"PGQUEUE_SCHEMA": ODD}, poll_interval=600),
     }
+    for home in HOMES:
+        there = SQL("select from {}.workers").format(Identifier(home))
+        eventually(lambda there=there: connection.execute(there).fetchall(), timeout=60)
     asleep(workers=2)
     for home in HOMES:
         done = subprocess.run(
@@ -117,7 +120,8 @@ def test_two_worker_processes_and_the_command_line_keep_to_their_schemas(
         assert (done.returncode, done.stderr) == (0, "")
     finished = SQL("select worker_id::text from {}.finished_jobs where state = 'completed'")
     for home in HOMES:
-        (row,) = eventually(lambda home=home: connection.execute(finished.format(Identifier(home))).fetchall())
+        look = finished.format(Identifier(home))
+        (row,) = eventually(lambda look=look: connection.execute(look).fetchall(), timeout=30)
         registered = connection.execute(SQL("select id::text, pid from {}.workers").format(Identifier(home))).fetchall()
         assert dict(registered).keys() == {row[0]}
         assert set(dict(registered).values()) <= set(processes[home].children())
