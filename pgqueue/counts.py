@@ -43,13 +43,16 @@ class Counts:
     claims_lost: int = 0
     wait: dict[Key, Histogram] = field(default_factory=dict)
     run: dict[Key, Histogram] = field(default_factory=dict)
+    _both: dict[Key, tuple[Histogram, Histogram]] = field(default_factory=dict, repr=False)  # one look-up a job
 
     def ended(self, key: Key, *, wait: float, run: float) -> None:
         """An attempt ended, whatever its outcome."""
-        if key not in self.run:
-            self.wait[key], self.run[key] = Histogram(), Histogram()
-        self.wait[key].observe(max(0.0, wait))
-        self.run[key].observe(run)
+        both = self._both.get(key)
+        if both is None:
+            both = self.wait.setdefault(key, Histogram()), self.run.setdefault(key, Histogram())
+            self._both[key] = both
+        both[0].observe(wait if wait > 0.0 else 0.0)
+        both[1].observe(run)
 
     def to_json(self) -> dict[str, Any]:
         """For the channel to the supervisor."""

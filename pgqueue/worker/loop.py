@@ -30,8 +30,8 @@ from pgqueue.sql import Statements
 from pgqueue.task import Task
 from pgqueue.worker.ahead import PATIENCE, Ahead
 from pgqueue.worker.claim import Attempt, Claimer
-from pgqueue.worker.run import Completed, End, Failed, Lost, Outcome, Run, describe, trace
-from pgqueue.worker.settle import Settlement, Settler, ToGiveBack, complete_one, decide
+from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run, describe, trace
+from pgqueue.worker.settle import COMPLETE, Settlement, Settler, ToGiveBack, complete_one, decide
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.transaction import Connections, Fenced
 from pgqueue.worker.wake import Wake
@@ -341,7 +341,9 @@ class Loop:
     def _ended(self, run: Run, outcome: End) -> None:
         self._runs.discard(run)
         seconds = time.monotonic() - run.began
-        if isinstance(outcome, Completed | Lost):
+        if outcome is SUCCEEDED:  # the hot path: nothing to decide
+            self._settler.add(Settlement(run.attempt, COMPLETE, seconds))
+        elif isinstance(outcome, Completed | Lost):
             self._settler.note(run.attempt, outcome, seconds)
         else:
             self._settle(run.attempt, outcome, seconds)

@@ -57,6 +57,9 @@ class ToComplete:
     result: str | None = field(default=None, repr=False)
 
 
+COMPLETE = ToComplete()  # without a result
+
+
 @dataclass(frozen=True, slots=True)
 class ToRetry:
     """delay in seconds from the moment the database writes it."""
@@ -97,6 +100,8 @@ def decide(
 ) -> Verdict:
     """What becomes of a job. attempt: the one that just ended, from 1. uniform: a random number in [0, 1)."""
     match outcome:
+        case Succeeded(None):
+            return COMPLETE
         case Succeeded(result):
             return ToComplete(result_json(result))
         case Interrupted():
@@ -274,10 +279,12 @@ class Settler:
             # They may come due before the claimer meant to look again.
             self._given_back([item.attempt.claim for item in batch if item.verdict == ToGiveBack(None)])
         crowd = len(batch) > _CROWD and type(batch[0].verdict) is ToComplete
+        quiet = crowd and not self._events.wanted("completed") and not log.isEnabledFor(logging.DEBUG)
         for item in batch:
             if item.attempt.claim.id in done:
                 count(item, self.counts)
-                tell(item, self._events, among_many=crowd)
+                if not quiet:  # else the sum below says all that anybody asked for
+                    tell(item, self._events, among_many=crowd)
             elif item.attempt.claim.id in unknown:
                 tell_unknown(item.attempt)
             else:
@@ -386,9 +393,10 @@ def count(item: Settlement, counts: Counts) -> None:
     claim = item.attempt.claim
     key = (claim.queue, claim.task)
     counts.ended(key, wait=claim.started_at - claim.run_at, run=item.seconds)
+    if type(item.verdict) is ToComplete:
+        counts.completed[key] += 1
+        return
     match item.verdict:
-        case ToComplete():
-            counts.completed[key] += 1
         case ToRetry():
             counts.failed[key] += 1
         case ToDead():

@@ -66,8 +66,14 @@ def heard(app: PgQueue) -> list[str]:
 
 
 def take(connection: Look, job: int) -> None:
-    """The job is another worker's now, as after a rescue and another claim."""
-    connection.execute("update pgqueue.jobs set worker_id = %s, fence = fence + 1 where id = %s", [uuid4(), job])
+    """The job is another worker's now, a living one's, as after a rescue and another claim."""
+    other = uuid4()
+    connection.execute(
+        "insert into pgqueue.workers (id, host, pid, expires_at, tasks, concurrency, version)"
+        " values (%s, 'elsewhere', 1, now() + interval '1 hour', '{}', 1, 'test')",
+        [other],
+    )
+    connection.execute("update pgqueue.jobs set worker_id = %s, fence = fence + 1 where id = %s", [other, job])
 
 
 @pytest.mark.parametrize("kind", KINDS)
