@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import bulk, drain, enqueue, held, pickup, rescue
+from benchmarks import backlog, bulk, commits, cost, drain, enqueue, held, pickup, rescue, retention
 
 
 def main() -> None:
-    for measure in (enqueue, bulk, drain, held, pickup, rescue):
+    for measure in (enqueue, bulk, drain, pickup, held, backlog, commits, cost, retention, rescue):
         measure.main()
 
 
