@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from pgqueue import control, enqueue, environment, monitor, versions
 from pgqueue.context import Context
 from pgqueue.control import DeadFilter
-from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform, perform_async, perform_raw
+from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, look, perform, perform_async, perform_raw
 from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler
@@ -218,6 +218,11 @@ class PgQueue:
         with self.engine.begin() as connection:
             return perform(connection, steps)
 
+    def look(self, steps: Steps[T]) -> T:
+        """`perform` for steps that only read: on a standby, too."""
+        with self.engine.begin() as connection:
+            return look(cast("psycopg.Connection[Any]", connection.connection.driver_connection), steps)
+
     @property
     def conninfo(self) -> str:
         """What psycopg connects with. Raises ConfigurationError without a database, sqlalchemy.exc.OperationalError
@@ -412,14 +417,14 @@ class Dead:
 def _find(app: PgQueue, **which: Any) -> list[Job]:
     """The jobs; each by itself when one of them holds JSON of which the server cannot make text: it hides no other."""
     try:
-        return app.perform(monitor.find(app.statements, **which))
+        return app.look(monitor.find(app.statements, **which))
     except psycopg.errors.ProgramLimitExceeded:
-        return [_alone(app, job) for job in app.perform(monitor.find(app.statements, **which, bare=True))]
+        return [_alone(app, job) for job in app.look(monitor.find(app.statements, **which, bare=True))]
 
 
 def _alone(app: PgQueue, job: Job) -> Job:
     try:
-        return next(iter(app.perform(monitor.find(app.statements, ids=[job.id]))), job)
+        return next(iter(app.look(monitor.find(app.statements, ids=[job.id]))), job)
     except psycopg.errors.ProgramLimitExceeded:
         return job
 

@@ -144,14 +144,21 @@ class _Command(PgQueue):
     def perform(self, steps: Steps[T]) -> T:
         """`PgQueue.perform`. Raises SchemaError when the schema is older or newer than this version; MissingRight, with
         all that the role lacks for the command."""
+        return self._after_a_look(super().perform, steps)
+
+    def look(self, steps: Steps[T]) -> T:
+        """`PgQueue.look`, and as `perform`."""
+        return self._after_a_look(super().look, steps)
+
+    def _after_a_look(self, run: Callable[[Steps[T]], T], steps: Steps[T]) -> T:
         try:
             if not self._looked:
-                super().perform(monitor.check_schema(self.statements, versions.head()))
+                super().look(monitor.check_schema(self.statements, versions.head()))
                 self._looked = True
-            return super().perform(steps)
+            return run(steps)
         except MissingRight as error:
             verbs = ("schema_version", *self.verbs)
-            raise super().perform(monitor.refusal(self.statements, verbs, error)) from None
+            raise super().look(monitor.refusal(self.statements, verbs, error)) from None
 
 
 def app_of(ctx: click.Context, *verbs: str) -> PgQueue:

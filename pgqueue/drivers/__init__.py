@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from pgqueue.drivers import sqlalchemy
 from pgqueue.drivers.connections import AsyncConnection, Kind, SyncConnection, kind_of
-from pgqueue.drivers.psycopg import perform_raw, perform_raw_async
+from pgqueue.drivers.psycopg import look, perform_raw, perform_raw_async
 from pgqueue.drivers.steps import (
     NO_RIGHT,
     NO_TRANSACTION,
@@ -46,6 +46,7 @@ __all__ = [
     "Steps",
     "SyncConnection",
     "is_async",
+    "look",
     "perform",
     "perform_async",
     "perform_either",

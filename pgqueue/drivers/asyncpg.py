@@ -49,7 +49,7 @@ def check(raw: Any) -> None:
         raise UnusableConnection(CLOSED)
     raw = getattr(raw, "_con", raw)  # inside a pool's proxy, which is another one at each acquire
     check_loop(getattr(raw, "_loop", None))
-    check_process(raw)
+    check_process(raw, lambda: raw._transport.get_extra_info("socket").fileno())
     settings = raw.get_settings()
     if getattr(settings, "in_hot_standby", None) == "on":
         raise UnusableConnection(STANDBY)

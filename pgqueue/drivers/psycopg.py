@@ -20,6 +20,7 @@ from pgqueue.drivers.steps import (
     RunAsync,
     Steps,
     check_process,
+    explaining,
     play,
     play_async,
 )
@@ -57,6 +58,11 @@ def perform_raw(raw: psycopg.Connection[Any], steps: Steps[T]) -> T:
     return play(lambda call: run_raw(raw, call), steps)
 
 
+def look(raw: psycopg.Connection[Any], steps: Steps[T]) -> T:
+    """`perform_raw` for steps that only read, wherever that can be done: on a standby, in a read-only session."""
+    return play(lambda call: run_raw(raw, call), steps, explaining(lambda: role(raw)))
+
+
 async def perform_raw_async(raw: psycopg.AsyncConnection[Any], steps: Steps[T]) -> T:
     """perform_raw for an async psycopg connection."""
     return await play_async(lambda call: run_raw_async(raw, call), steps)
@@ -81,7 +87,7 @@ def check(raw: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
     """Raises UnusableConnection, without asking the server, when the connection can take no job."""
     if raw.closed:
         raise UnusableConnection(CLOSED)
-    check_process(raw)
+    check_process(raw, raw.fileno)
     pgconn = raw.pgconn  # not raw.info, which is made anew each time
     status = pgconn.transaction_status
     if status == TransactionStatus.INERROR:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from psycopg2 import extensions
 
-from pgqueue.drivers.steps import ABORTED, CLOSED, READ_ONLY, STANDBY, Call, Rows, Run, check_process
+from pgqueue.drivers.steps import ABORTED, CLOSED, READ_ONLY, STANDBY, TWO_PHASE, Call, Rows, Run, check_process
 from pgqueue.errors import UnusableConnection
 
 
@@ -15,6 +16,8 @@ def open_sync(raw: Any) -> Run:
     check(raw)
 
     def run(call: Call) -> Rows:
+        if call.notifies and _in_two_phases(raw):
+            raise UnusableConnection(TWO_PHASE)
         # The plain class, whatever cursor_factory the application has set: rows are to be tuples.
         with raw.cursor(cursor_factory=extensions.cursor) as cursor:
             cursor.execute(call.text, dict(call.params))
@@ -29,7 +32,7 @@ def check(raw: Any) -> None:
         raise UnusableConnection(CLOSED)
     if getattr(raw, "async_", 0):
         raise UnusableConnection("an asynchronous psycopg2 connection takes no transactions: open it without async_")
-    check_process(raw)
+    check_process(raw, raw.fileno)
     status = raw.info.transaction_status
     if status == extensions.TRANSACTION_STATUS_INERROR:
         raise UnusableConnection(ABORTED)
@@ -46,3 +49,8 @@ def role(raw: Any) -> str | None:
     """Who has logged in."""
     name: str | None = raw.info.parameter_status("session_authorization") or raw.info.user
     return name
+
+
+def _in_two_phases(raw: Any) -> bool:
+    """Between tpc_begin and its end. No attribute tells; but the connection holds its Xid, as the collector knows."""
+    return any(isinstance(held, extensions.Xid) for held in gc.get_referents(raw))

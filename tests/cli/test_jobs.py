@@ -208,13 +208,22 @@ def test_what_only_dead_jobs_have_hides_no_other_either(
         "[1, null]",
         "[{}]",
         '[{"attempt": [1], "at": {"a": 1}, "error": null, "traceback": ["x"]}]',
+        '[{"at": "yesterday"}, {"at": "2026-13-01T00:00:00+00:00"}, {"at": "0000-01-01T00:00:00+00:00"}]',
+        '[{"at": "infinity"}, {"at": "999999-01-01"}, {"at": "2026-01-01T00:00:00+24:00"}, {"at": 7}]',
+        '[{"at": "2001-02-31T23:59:59.999999+14:59"}, {"at": "2001-02-00T00:00:00-00:00"}]',
     ],
 )
-def test_errors_of_another_shape_than_ours_are_shown_as_far_as_they_go(on: Run, fill: Fill, errors: str) -> None:
-    dead = fill("dead", errors=json.loads(errors) if errors != '"text"' else '"text"')
+def test_errors_of_another_shape_than_ours_are_shown_as_far_as_they_go_and_stop_no_view(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any], errors: str
+) -> None:
+    dead = fill("dead")
+    connection.execute("update pgqueue.dead_jobs set errors = %s where id = %s", [errors, dead])
     for command in ("jobs", "dead"):
         on(command, "show", str(dead))
         assert isinstance(json.loads(on(command, "show", str(dead), "--json").stdout)["errors"], list)
+    fill(queue="other"), fill("dead", queue="other")
+    stats = "select queue, queued, dead, failed_1m from pgqueue.queue_stats order by queue"
+    assert connection.execute(stats).fetchall() == [("default", 0, 1, 0), ("other", 1, 1, 1)]
 
 
 def test_json_of_which_the_server_can_make_no_text_hides_no_other_job(

@@ -10,9 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from pgqueue import PgQueue
 from pgqueue.embedded import EmbeddedPostgresError, find_binaries
+from tests.roles import new_role
 
 Look = psycopg.Connection[Any]
 Query = Callable[[str], list[str]]
@@ -71,10 +73,11 @@ def test_every_argument_may_be_named_and_all_but_the_task_may_be_left_out(
         select pgqueue.enqueue(
             task => 'shop.send', args => '[7, "a"]', queue => 'low', priority => -100, run_at => now() + interval '1 h',
             max_attempts => 1, unique_key => 'k', expires_at => now() + interval '2 h', timeout => 1.5,
-            tags => array['a', 'b'], meta => '{"trace": 1}'
+            tags => array['a', 'b'], meta => '{"trace": 1}', wake => true
         );
         select pgqueue.enqueue(task => 'shop.send', queue => null, priority => null, run_at => null,
-            max_attempts => null, unique_key => null, expires_at => null, timeout => null, tags => null, meta => null);
+            max_attempts => null, unique_key => null, expires_at => null, timeout => null, tags => null,
+            meta => null, wake => null);
         """
     )
     sql = (
@@ -135,7 +138,7 @@ def test_a_refusal_says_what_is_wrong_and_what_to_do(query: Query, connection: L
     assert "HINT:  Pass the name of a registered task" in str(refused.value)
 
 
-REFUSED: list[tuple[str, str, str | None]] = [
+REFUSED: list[tuple[str, str, str]] = [
     ("null", "task must be", "name of a registered task"),
     ("''", "task must be", "name of a registered task"),
     ("'a b'", "task must be", "name of a registered task"),
@@ -147,33 +150,101 @@ REFUSED: list[tuple[str, str, str | None]] = [
     ("'t', '7'", "args must be a JSON object", "leave args out"),
     ("'t', '\"text\"'", "args must be a JSON object", "leave args out"),
     ("'t', 'null'", "args must be a JSON object", "leave args out"),
-    ("'t', jsonb_build_array(repeat('x', 262145))", "args are 262149 bytes", "pass a reference"),
-    ("'t', jsonb_build_array(1e131071, 1e131071)", "args are 262148 bytes", "pass a reference"),
-    ("'t', priority => 101", "priority must be between -100 and 100, not 101", None),
-    ("'t', max_attempts => 0", "max_attempts must be at least 1, not 0", None),
-    ("'t', run_at => 'infinity'", "run_at must lie", None),
-    ("'t', run_at => '-infinity'", "run_at must lie", None),
-    ("'t', run_at => now() + interval '11 years'", "run_at must lie", None),
-    ("'t', run_at => '0044-03-15 BC'", "run_at must lie", None),
-    ("'t', expires_at => now() - interval '1 s'", "expires_at must be later", None),
-    ("'t', expires_at => now() + interval '1 s', run_at => now() + interval '2 s'", "expires_at must be", None),
-    ("'t', timeout => 0", "timeout must be a positive", None),
-    ("'t', timeout => 'NaN'", "timeout must be a positive", None),
-    ("'t', timeout => 'Infinity'", "timeout must be a positive", None),
+    ("'t', jsonb_build_array(repeat('x', 262145))", "args: 262149 bytes as text", "pass a reference"),
+    ("'t', jsonb_build_array(1e131071, 1e131071)", "args: 262148 bytes as text", "pass a reference"),
+    ("'t', ('[' || repeat('1e131071,', 9000) || '1]')::jsonb", "args: over 1000000000 bytes", "pass a reference"),
+    ("'t', jsonb_build_object('n', repeat('x', 10 * 1024 * 1024))", "args: 10485769 bytes as text", "pass a reference"),
+    ("'t', (repeat('[', 101) || 1 || repeat(']', 101))::jsonb", "args: nested more than 100 deep", "pass a reference"),
+    ("'t', (repeat('[', 5000) || repeat(']', 5000))::jsonb", "args: nested more than 100 deep", "pass a reference"),
+    ("'t', '{\"n\": [1e4000]}'", "args: a number of more than 4,000 digits", "as text"),
+    ("'t', '{\"n\": -1e4000}'", "args: a number of more than 4,000 digits", "as text"),
+    ("'t', meta => '[1]'", "meta must be a JSON object, not array", "Leave it NULL"),
+    ("'t', meta => 'null'", "meta must be a JSON object, not null", "Leave it NULL"),
+    ("'t', meta => jsonb_build_object('n', repeat('x', 262144))", "meta: 262153 bytes as text", "pass a reference"),
+    ("'t', tags => array[null]::text[]", "tags must be up to 32", "Leave them NULL"),
+    ("'t', tags => array['a', ' ']", "tags must be up to 32", "Leave them NULL"),
+    ("'t', tags => array[repeat('x', 513)]", "tags must be up to 32", "Leave them NULL"),
+    ("'t', tags => array[['a'], ['b']]", "tags must be up to 32", "Leave them NULL"),
+    ("'t', tags => array_fill('a'::text, array[33])", "tags must be up to 32", "Leave them NULL"),
+    ("'t', priority => 101", "priority must be between -100 and 100, not 101", "higher ones go first"),
+    ("'t', max_attempts => 0", "max_attempts must be at least 1, not 0", "Leave it NULL"),
+    ("'t', run_at => 'infinity'", "run_at must lie", "Leave it NULL"),
+    ("'t', run_at => '-infinity'", "run_at must lie", "Leave it NULL"),
+    ("'t', run_at => now() + interval '11 years'", "run_at must lie", "Leave it NULL"),
+    ("'t', run_at => '0044-03-15 BC'", "run_at must lie", "Leave it NULL"),
+    ("'t', expires_at => now() - interval '1 s'", "expires_at must be later", "Leave it NULL"),
+    (
+        "'t', expires_at => now() + interval '1 s', run_at => now() + interval '2 s'",
+        "expires_at must be",
+        "Leave it NULL",
+    ),
+    ("'t', timeout => 0", "timeout must be a positive", "Leave it NULL"),
+    ("'t', timeout => 'NaN'", "timeout must be a positive", "Leave it NULL"),
+    ("'t', timeout => 'Infinity'", "timeout must be a positive", "Leave it NULL"),
     ("'t', unique_key => ''", "unique_key must be", "Leave it NULL"),
     ("'t', unique_key => E' \\t'", "unique_key must be", "Leave it NULL"),
     ("'t', unique_key => repeat('x', 513)", "unique_key must be", "Leave it NULL"),
 ]
 
 
-def test_what_cannot_be_a_job_is_refused_by_name(connection: Look) -> None:
-    for call, message, hint in REFUSED:
-        with pytest.raises(psycopg.DatabaseError) as refused:
-            connection.execute(f"select pgqueue.enqueue({call})")
-        diag = refused.value.diag
-        assert (diag.sqlstate, str(diag.message_primary)[: len(message)]) == ("PQ001", message), call
-        assert hint is None or hint in str(diag.message_hint), call
-    assert connection.execute("select count(*) from pgqueue.jobs").fetchone() == (0,)
+def test_what_cannot_be_a_job_is_refused_by_name_and_a_savepoint_before_it_saves_the_transaction(
+    connection: Look, pgqueue_database: str
+) -> None:
+    with psycopg.connect(pgqueue_database) as mine:
+        mine.execute("create table own_work (id int)")
+        for call, message, hint in REFUSED:
+            with pytest.raises(psycopg.DatabaseError) as refused, mine.transaction():
+                mine.execute(f"select pgqueue.enqueue({call})")
+            diag = refused.value.diag
+            assert (diag.sqlstate, str(diag.message_primary)[: len(message)]) == ("PQ001", message), call
+            assert hint in str(diag.message_hint), call
+        mine.execute("select pgqueue.enqueue('good')")
+    assert connection.execute("select task from pgqueue.jobs").fetchall() == [("good",)]
+    assert connection.execute("select to_regclass('own_work') is not null").fetchone() == (True,)
+
+
+def test_what_is_as_large_and_as_deep_as_may_be_is_taken(connection: Look) -> None:
+    for call in (
+        "'t', jsonb_build_array(repeat('x', 262140))",
+        "'t', (repeat('[', 100) || 1 || repeat(']', 100))::jsonb",
+        "'t', ('[' || repeat('9', 4000) || ', -1e3999]')::jsonb",
+        "'t', tags => array_fill('a'::text, array[32]), meta => '{}', unique_key => repeat('x', 512)",
+        "'t', priority => -100, max_attempts => 2147483647, timeout => 1e-3, expires_at => 'infinity'",
+    ):
+        connection.execute(f"select pgqueue.enqueue({call})")
+
+
+@pytest.mark.parametrize("begin", ["begin read only", "set default_transaction_read_only = on; begin"])
+def test_a_transaction_that_may_only_read_is_told_so_by_the_function(query: Query, begin: str) -> None:
+    with pytest.raises(Refused) as refused:
+        query(f"{begin}; select pgqueue.enqueue('t');")
+    assert "PQ003: the transaction is read-only" in str(refused.value)
+    assert "HINT:  Enqueue in a transaction that may write: BEGIN READ WRITE." in str(refused.value)
+
+
+def test_a_role_that_lacks_a_right_is_told_which_and_the_grant_that_gives_it(
+    connection: Look, pgqueue_database: str
+) -> None:
+    with new_role(pgqueue_database, "usage on schema pgqueue") as role:
+
+        def enqueue() -> tuple[str | None, str | None]:
+            with psycopg.connect(make_conninfo(pgqueue_database, user=role)) as theirs:
+                try:
+                    theirs.execute("select pgqueue.enqueue('t')")
+                except psycopg.Error as error:
+                    return error.diag.sqlstate, error.diag.message_hint
+            return None, None
+
+        assert enqueue() == ("42501", None)  # PostgreSQL's own: EXECUTE on the function
+        connection.execute(f"grant execute on all functions in schema pgqueue to {role}")
+        connection.execute(f"grant insert on pgqueue.jobs to {role}")
+        for _ in ("jobs", "sleepers"):
+            state, hint = enqueue()
+            assert state == "42501"
+            assert hint is not None
+            connection.execute(hint)
+        assert enqueue() == (None, None)
+    assert connection.execute("select task from pgqueue.jobs").fetchall() == [("t",)]
 
 
 def test_a_hostile_search_path_changes_nothing(query: Query, connection: Look) -> None:

@@ -32,6 +32,7 @@ from sqlalchemy.orm import Session
 
 from pgqueue import PgQueue, SchemaError, Task, UnusableConnection
 from pgqueue.drivers import is_async, perform, perform_async, perform_either
+from pgqueue.drivers.asyncpg import check as asyncpg_check
 from pgqueue.drivers.steps import numbered
 from pgqueue.embedded import EmbeddedPostgres
 from pgqueue.enqueue import enqueue_many_steps
@@ -266,6 +267,73 @@ def test_a_fork_is_told_that_the_connection_is_its_parents(
             to.commit()
     engine.dispose()
     assert names(connection) == ["parent", "parent again"] * 3
+
+
+def in_a_fork(call: Callable[[], object]) -> str:
+    """What `call` gives in a child of this process, or raises, as text."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = str(call())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writing, said.encode())
+        os._exit(0)  # closing nothing of the parent's
+    os.waitpid(child, 0)
+    try:
+        return os.read(reading, 10_000).decode()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets have no inodes here")
+def test_a_fork_is_told_so_of_a_connection_on_which_nobody_has_enqueued_before(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    engine = create_engine(sqlalchemy_url(pgqueue_database, "psycopg"))
+    pooled = engine.connect()
+    pooled.close()  # it waits in the pool, which the child has a copy of
+    theirs = f"UnusableConnection: the connection was opened by process {os.getpid()}, and this is a fork of it"
+
+    def with_pool() -> None:
+        with Session(engine) as session, session.begin():
+            send.enqueue(session, "child")
+
+    with (
+        psycopg.connect(pgqueue_database) as mine,
+        closing(psycopg2.connect(pgqueue_database)) as old,
+        django_database(pgqueue_database) as (django, _),
+    ):
+        django.ensure_connection()
+        for to in (mine, old, django):
+            assert in_a_fork(lambda to=to: send.enqueue(to, "child")).startswith(theirs)
+        assert in_a_fork(with_pool).startswith(theirs)
+        assert in_a_fork(lambda: in_a_fork(lambda: send.enqueue(mine, "grandchild"))).startswith(theirs)
+        assert names(mine) == []  # and in step with the server: nothing of it has got there
+        for to in (mine, old):
+            send.enqueue(to, "parent")
+            to.commit()
+
+    async def application() -> None:
+        raw = await asyncpg.connect(pgqueue_database)
+        assert in_a_fork(lambda: asyncpg_check(raw)).startswith(theirs)
+        await send.enqueue(raw, "parent")
+        await raw.close()
+
+    asyncio.run(application())
+
+    def opened_here() -> str:
+        engine.dispose(close=False)
+        with_pool()
+        with psycopg.connect(pgqueue_database) as own:
+            send.enqueue(own, "child")
+        return "done"
+
+    assert in_a_fork(opened_here) == "done"
+    engine.dispose()
+    assert names(connection) == ["parent"] * 3 + ["child"] * 2
 
 
 # SQLAlchemy makes the coroutine that connects before it notices that nobody can await it.
@@ -613,6 +681,64 @@ class TestTwoPhaseCommit:
         engine.dispose()
         assert names(connection) == ["a", "b", "c"]
         assert sleeper.heard() == []
+
+    @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+    def test_an_async_session_in_two_phases_too(
+        self, driver: str, send: Task[..., Any], connection: Look, sleeper: Ears, pgqueue_database_for_two_phases: str
+    ) -> None:
+        quiet = send.options(wake=False)
+
+        async def application() -> None:
+            engine = create_async_engine(sqlalchemy_url(pgqueue_database_for_two_phases, driver))
+            async with AsyncSession(engine, twophase=True) as session:
+                with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                    await send.enqueue(session, "would notify")
+                await quiet.enqueue(session, "a")  # the transaction has stayed usable
+                await quiet.enqueue_many(session, [("b",)])
+                await session.run_sync(lambda inner: inner.prepare())
+                assert names(connection) == []
+                await session.commit()
+                assert names(connection) == ["a", "b"]
+                await quiet.enqueue(session, "rolled back")
+                await session.run_sync(lambda inner: inner.prepare())
+                await session.rollback()
+            await engine.dispose()
+
+        asyncio.run(application())
+        assert names(connection) == ["a", "b"]
+        assert sleeper.heard() == []
+
+    @pytest.mark.parametrize("end", ["commit", "rollback"])
+    def test_a_psycopg2_transaction_in_two_phases_enqueues_with_wake_false(
+        self, end: str, send: Task[..., Any], connection: Look, sleeper: Ears, pgqueue_database_for_two_phases: str
+    ) -> None:
+        class Own(psycopg2.extensions.connection): ...
+
+        for factory in (None, Own):
+            with closing(psycopg2.connect(pgqueue_database_for_two_phases, connection_factory=factory)) as mine:
+                mine.tpc_begin(mine.xid(1, f"pgqueue {end}", "test"))
+                for call in (send.enqueue, lambda to, name: send.enqueue_many(to, [(name,)])):
+                    with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                        call(mine, "would notify")
+                send.options(wake=False).enqueue(mine, "a")
+                mine.tpc_prepare()
+                assert names(connection) == []
+                getattr(mine, f"tpc_{end}")()
+                assert names(connection) == (["a"] if end == "commit" else [])
+                send.enqueue(mine, "in one phase")
+                mine.commit()
+            assert sleeper.heard() == ["sleeper"]
+            connection.execute("delete from pgqueue.jobs")
+
+    def test_the_function_of_sql_enqueues_with_wake_false(self, connection: Look, sleeper: Ears) -> None:
+        connection.execute("begin")
+        connection.execute("select pgqueue.enqueue('t', '{\"name\": \"a\"}', wake => false)")
+        connection.execute("prepare transaction 'from sql'")
+        connection.execute("commit prepared 'from sql'")
+        assert names(connection) == ["a"]
+        assert sleeper.heard() == []
+        connection.execute("select pgqueue.enqueue('t')")
+        assert sleeper.heard() == ["sleeper"]
 
     @pytest.mark.parametrize("end", ["commit", "rollback"])
     def test_a_psycopg_transaction_in_two_phases_enqueues_with_wake_false(

@@ -155,6 +155,35 @@ def test_the_way_to_and_from_retention_keeps_the_rights_on_prune_and_what_it_doe
     assert picture(eyes) == before
 
 
+def test_who_may_enqueue_from_sql_still_may_when_the_function_has_got_another_parameter(
+    blank: str, eyes: psycopg.Connection[Any]
+) -> None:
+    def rights() -> set[tuple[Any, ...]]:
+        query = (
+            "select case grantee when 0 then 'public' else pg_get_userbyid(grantee) end, is_grantable"
+            " from pg_proc, aclexplode(proacl) where proname = 'enqueue' and grantee <> proowner"
+        )
+        return set(eyes.execute(query).fetchall())
+
+    migrate.to(blank, "pgqueue", "0004")
+    before = picture(eyes)
+    with new_role(blank, "usage on schema pgqueue") as one, new_role(blank) as other:
+        eyes.execute(f"grant execute on all functions in schema pgqueue to {one} with grant option")
+        eyes.execute(f"grant execute on all functions in schema pgqueue to {other}")
+        eyes.execute("grant execute on all functions in schema pgqueue to public")
+        granted = {("public", False), (one, True), (other, False)}
+        for revision in ("0005", "0004", "0005"):
+            migrate.to(blank, "pgqueue", revision)
+            assert rights() == granted
+        eyes.execute("revoke execute on all functions in schema pgqueue from public")
+        migrate.to(blank, "pgqueue", "0004")
+        assert rights() == granted - {("public", False)}
+    migrate.to(blank, "pgqueue", "0005")
+    assert rights() == set()
+    migrate.to(blank, "pgqueue", "0004")
+    assert picture(eyes) == before
+
+
 def test_to_goes_up_or_down_whichever_way_it_is(blank: str) -> None:
     for revision, expected in (
         ("base", None),

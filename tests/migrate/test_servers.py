@@ -5,6 +5,7 @@ The server that is too old or no PostgreSQL is a real one that says so: its own 
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pgqueue.embedded import EmbeddedPostgres
 from pgqueue.monitor import unusable
 from pgqueue.testing import _temp_dir
 from tests.crash.processes import APP, ROOT, environment
+from tests.life.callers import AUTOCOMMIT, KINDS, caller, done
 from tests.migrate.pictures import picture
 from tests.roles import new_role
 
@@ -146,12 +148,16 @@ def test_what_a_server_says_of_itself_decides(
 
 @pytest.fixture(scope="module")
 def standby() -> Iterator[str]:
-    """URL of a server in recovery, with pgqueue's tables: a primary that was stopped and told to follow nobody."""
+    """URL of a server in recovery, with pgqueue's tables and a job: a primary that was stopped and told to follow
+    nobody."""
     with tempfile.TemporaryDirectory(dir=_temp_dir()) as directory:
         Path(directory).chmod(0o755)  # for root the server runs as somebody else
         data = Path(directory, "data")
         with EmbeddedPostgres(data, fsync=False) as primary:
             migrate.upgrade(primary.url())
+            app = PgQueue(primary.url())
+            app.task(name="test.task")(lambda: None).delay()
+            app.close()
         (data / "standby.signal").touch()
         with EmbeddedPostgres(data, fsync=False) as server:
             yield server.url()
@@ -166,6 +172,50 @@ def test_a_standby_is_named_and_the_worker_does_not_wait_for_it_to_become_the_pr
     with pytest.raises(UnusableConnection, match="standby"):
         app.task(name="t")(lambda: None).delay()
     app.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_enqueue_on_a_standby_is_refused_before_any_sql_and_the_transaction_goes_on(kind: str, standby: str) -> None:
+    task = PgQueue(standby).task(name="t")(lambda: None)
+
+    async def application(isolation: str | None) -> None:
+        async with caller(kind, standby, isolation) as mine:
+            assert await mine.execute("select 1") == [(1,)]
+            for call in (lambda: task.enqueue(mine.connection), lambda: task.enqueue_many(mine.connection, [()])):
+                with pytest.raises(UnusableConnection, match=r"the server is a standby.*connect to the primary"):
+                    await done(call())
+            assert await mine.execute("select count(*)::int from pgqueue.jobs") == [(1,)]
+
+    asyncio.run(application(None))
+    asyncio.run(application(AUTOCOMMIT))
+
+
+def test_what_only_reads_works_on_a_standby_and_what_writes_is_told_so_in_one_line(standby: str) -> None:
+    app = PgQueue(standby)
+    (job,) = app.jobs.list()
+    assert app.jobs.get(job.id).task == "test.task"
+    assert app.dead.list() == []
+    with pytest.raises(UnusableConnection, match="standby"):
+        app.jobs.cancel(job.id)
+    app.close()
+    for command in (("jobs", "list"), ("jobs", "show", str(job.id)), ("dead", "list")):
+        assert said(standby, *command) == (0, "")
+    for command in (("jobs", "cancel", str(job.id)), ("jobs", "retry", str(job.id)), ("dead", "purge", "--all")):
+        code, line = said(standby, *command)
+        assert (code, "the server is a standby" in line) == (3, True)
+    with psycopg.connect(standby) as connection, pytest.raises(psycopg.Error) as refused:
+        connection.execute("select pgqueue.enqueue('t')")
+    diag = refused.value.diag
+    assert (diag.sqlstate, diag.message_hint) == ("PQ003", "Connect to the primary.")
+
+
+def test_what_only_reads_works_where_a_role_may_only_read(pgqueue_database: str) -> None:
+    read = ("usage on schema pgqueue", "select on all tables in schema pgqueue")
+    with new_role(pgqueue_database, *read) as role:
+        url = make_conninfo(pgqueue_database, user=role, options="-c default_transaction_read_only=on")
+        assert said(url, "jobs", "list") == (0, "")
+        code, line = said(url, "jobs", "cancel", "1")
+        assert (code, "read-only" in line) == (3, True)
 
 
 # -- tables and rights ------------------------------------------------------------------------------------------------

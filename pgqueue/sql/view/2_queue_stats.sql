@@ -30,7 +30,13 @@ failed as (
         join {schema}.jobs as job on job.id = error.job_id
         where error.at > statement_timestamp() - interval '1 minute'
         union all
-        select ended.queue, (error ->> 'at')::timestamptz
+        -- The day is added to the first of its month: there is no 31st of February that could fail the cast, and with it
+        -- all the other queues. What plain SQL wrote in another shape is not counted.
+        select ended.queue, case
+            when error ->> 'at' ~ '^[1-9][0-9]{3}-(0[1-9]|1[0-2])-([0-2][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?[+-](0[0-9]|1[0-4]):[0-5][0-9]$'
+            then overlay(error ->> 'at' placing '01' from 9)::timestamptz
+                + (substr(error ->> 'at', 9, 2)::int - 1) * interval '24 hours'
+        end
         from (
             select queue, errors from {schema}.dead_jobs where died_at > statement_timestamp() - interval '1 minute'
             union all
@@ -38,7 +44,9 @@ failed as (
             from {schema}.finished_jobs
             where finished_at > statement_timestamp() - interval '1 minute' and errors is not null
         ) as ended
-        cross join lateral jsonb_array_elements(ended.errors) as error
+        cross join lateral jsonb_array_elements(
+            case jsonb_typeof(ended.errors) when 'array' then ended.errors else '[]' end
+        ) as error
     ) as attempts
     where at > statement_timestamp() - interval '1 minute'
     group by queue
