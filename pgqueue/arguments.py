@@ -59,6 +59,8 @@ _KEYS = (
 _SUSPECT = re.compile(rb"\\u0000|[0-9]{4001}")
 # A number written with an exponent, where a number can stand: jsonb drops the exponent and with it what says "float".
 _EXPONENT = re.compile(rb"[:\[,]-?[0-9.]+e[+0-9]")
+# A small one, of which jsonb prints every zero: 1e-300 takes 302 characters.
+_SMALL = re.compile(rb"[0-9]e-([0-9]{1,3})[,\]}]")
 
 
 class Signature:
@@ -215,12 +217,25 @@ def to_json(value: Any, root: str, limit: int) -> str:
 
 
 def _within(encoded: bytes, root: str, limit: int) -> bytes:
-    if len(encoded) > limit:
+    """What comes out counts, not only what goes in: a worker reads what PostgreSQL prints."""
+    size = len(encoded)
+    if (
+        b"e-" in encoded and size + sum(map(int, _SMALL.findall(encoded))) > limit
+    ):  # or so it seems: it may be in a text
+        size += _zeros(msgspec.json.decode(encoded))
+    if size > limit:
         raise ArgsNotJSON(
-            f"{root} takes {len(encoded):,} bytes as JSON, more than {limit:,}: "
-            "store the data elsewhere and pass a reference"
+            f"{root} takes {size:,} bytes as JSON, more than {limit:,}: store the data elsewhere and pass a reference"
         )
     return encoded
+
+
+def _zeros(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(_zeros, value.values()))
+    if isinstance(value, list):
+        return sum(map(_zeros, value))
+    return int(repr(value).partition("e-")[2] or 0) if isinstance(value, float) else 0
 
 
 def _encode(value: Any) -> bytes:

@@ -95,6 +95,9 @@ class Claim(NamedTuple):
     tags: list[str] | None
     meta: str | None
 
+    def __repr__(self) -> str:  # without what it holds: an error report prints the variables around it
+        return f"<Claim of job {self.id}, task {self.task}, attempt {self.attempt}, fence {self.fence}>"
+
 
 def claim(
     sql: Statements,

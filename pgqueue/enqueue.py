@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, overload
 
@@ -81,7 +81,7 @@ class NewJob:
     """A job that is not enqueued yet: `task.job(...)`, for `app.enqueue_many`."""
 
     task: str
-    args: str
+    args: str = field(repr=False)
     options: Options
 
     def columns(self) -> dict[str, Any]:

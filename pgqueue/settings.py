@@ -71,7 +71,9 @@ class WorkerSettings:
         default=5.0, metadata={"help": "Time between looks for dead workers and expired jobs."}
     )
     listen_url: str | None = field(
-        default=None, metadata={"help": "A direct URL for LISTEN, when the database URL goes through a pooler."}
+        default=None,
+        repr=False,
+        metadata={"help": "A direct URL for LISTEN, when the database URL goes through a pooler."},
     )
     metrics_port: int | None = field(
         default=None, metadata={"help": "Serve /metrics and /health on this port of 127.0.0.1; 0 chooses one."}
@@ -113,6 +115,10 @@ class WorkerSettings:
         port = self.metrics_port
         if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536):
             raise ConfigurationError(f"metrics_port must be a port number below 65536, not {port!r}")
+        if self.listen_url is not None:
+            if not isinstance(self.listen_url, str):
+                raise ConfigurationError(f"listen_url must be a URL, not {type(self.listen_url).__qualname__}")
+            conninfo_from_url(self.listen_url)
         if self.queues is not None and not self.queues:
             raise ConfigurationError("queues must name at least one queue; leave it out to serve all")
         if not all(isinstance(name, str) for name in self.queues or ()) or isinstance(self.queues, str):
@@ -204,7 +210,8 @@ def scrub(text: str, url: str) -> str:
     """`text` without any password that `url` holds, in whatever encoding it may appear there."""
     found: set[str] = set()
     try:
-        found.add(str(conninfo.conninfo_to_dict(conninfo_from_url(url)).get("password") or ""))
+        known = conninfo.conninfo_to_dict(conninfo_from_url(url))
+        found.update(str(value) for name, value in known.items() if "password" in name or "secret" in name)
     except ConfigurationError:
         pass
     try:

@@ -94,8 +94,6 @@ def worker(
         raise click.UsageError(f"{app!r} must be MODULE:APP, e.g. shop.tasks:app")
     names = None if queues is None else tuple(name.strip() for name in queues.split(",") if name.strip())
     made = WorkerSettings(queues=names, **settings)
-    if made.listen_url is not None:
-        conninfo_from_url(made.listen_url)
     url = ctx.obj.get("url")
     if url is not None:
         conninfo_from_url(url)

@@ -34,6 +34,9 @@ class Call(NamedTuple):
     params: Mapping[str, Any] = MappingProxyType({})
     notifies: bool = False
 
+    def __repr__(self) -> str:  # without the values: an error report prints the variables around it
+        return f"<Call of {' '.join(self.text.split())[:40]!r}>"
+
 
 Steps: TypeAlias = Generator[Call, Rows, T]
 Run: TypeAlias = Callable[[Call], Rows]

@@ -401,6 +401,17 @@ def test_arguments_may_take_256_kb_and_not_a_byte_more() -> None:
         signature(anything).encode(("ü" * (room // 2 + 1),), {})
 
 
+def test_what_the_database_would_print_counts_and_not_what_was_written() -> None:
+    few, many = [1e-300] * 800, [1e-300] * 900  # 6 characters each, of which jsonb makes 302
+    assert sent(anything, few) == {"x": few}
+    with pytest.raises(ArgsNotJSON, match=r"^args takes 276,\d{3} bytes as JSON, more than 262,144"):
+        signature(anything).encode((many,), {})
+    with pytest.raises(ArgsNotJSON, match=r"^args takes"):
+        signature(anything).encode(({"deep": [{"a": many}]},), {})
+    text = "1e-300," * 20_000
+    assert sent(anything, text) == {"x": text}
+
+
 def test_the_root_of_the_path_is_what_the_caller_calls_it() -> None:
     with pytest.raises(ArgsNotJSON, match=r"^meta\.a is a set,"):
         to_json({"a": set()}, "meta", 100)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import conninfo
+from psycopg.pq import Conninfo
 
-from pgqueue import ConfigurationError, PgQueue
+from pgqueue import ConfigurationError, Job, PgQueue
+from pgqueue.db import Claim
+from pgqueue.drivers import Call
 from pgqueue.settings import (
     MAX_SCHEMA_BYTES,
     WorkerSettings,
@@ -24,6 +28,9 @@ from pgqueue.settings import (
     scrub,
 )
 from pgqueue.sql import quote
+from pgqueue.worker.claim import attempt
+from pgqueue.worker.run import Succeeded
+from pgqueue.worker.settle import Settlement, ToComplete
 
 CANARY = "cAnArY"
 
@@ -182,6 +189,14 @@ def test_scrub_takes_the_password_out_of_any_text_in_whatever_encoding(url: str)
     assert text.count("***") == 2
 
 
+@pytest.mark.parametrize("name", ["sslpassword", "oauth_client_secret"])
+def test_scrub_knows_the_other_secrets_of_a_connection_string(name: str) -> None:
+    if name not in {option.keyword.decode() for option in Conninfo.get_defaults()}:
+        pytest.skip(f"this libpq has no {name}")
+    for url in (f"host=h {name}={CANARY}", f"postgresql://h/d?{name}={CANARY}"):
+        assert CANARY not in scrub(f"cannot use {CANARY} of {url}", url)
+
+
 def test_scrub_leaves_other_text_alone() -> None:
     assert scrub("could not connect to h: no route", "postgresql://u@h/d") == "could not connect to h: no route"
     assert scrub("could not connect", "") == "could not connect"
@@ -307,6 +322,33 @@ def test_two_heartbeats_may_be_lost_before_a_lease_ends() -> None:
 def test_settings_are_the_same_after_the_way_to_a_child() -> None:
     made = WorkerSettings(queues=("a",), concurrency=3, drain=True)
     assert WorkerSettings(**made.as_dict()) == made
+
+
+def test_a_listen_url_is_a_url_or_refused_without_its_password() -> None:
+    for url in (7, "", f"mysql://u:{CANARY}@h/d", f"postgresql://u:{CANARY}%zz@h/d"):
+        with pytest.raises(ConfigurationError, match=r"listen_url must be a URL, not int|database URL") as caught:
+            WorkerSettings(listen_url=url)  # type: ignore[arg-type]
+        assert CANARY not in str(caught.value)
+
+
+def test_what_an_error_report_prints_of_our_objects_shows_no_password_and_no_argument() -> None:
+    app = PgQueue(f"postgresql://u:{CANARY}@h/d")
+
+    @app.task(name="t")
+    def t(name: str) -> None: ...
+
+    new = t.options(unique_key="k").job(CANARY)
+    claim = Claim(1, "t", "q", 0, 1, 4, 1, 0, 0.0, 0.0, 0.0, None, new.args, None, None, None)
+    call = Call("select %(args)s", {"args": CANARY})
+    made = attempt(claim, t, uuid4())
+    settled = Settlement(made, ToComplete(f'"{CANARY}"'), 0.0)
+    objects = (
+        *(app, t, new, [new], claim, call, made, made.job, settled, Succeeded(CANARY)),
+        WorkerSettings(listen_url=f"postgresql://u:{CANARY}@h/d"),
+        Job(1, "t", args=[CANARY], result=CANARY, error=CANARY, errors=[{"error": CANARY}]),
+    )
+    for one in objects:
+        assert CANARY not in f"{one!r} {one}"
 
 
 def test_an_unknown_setting_of_app_worker_is_refused_by_name() -> None:
