@@ -21,7 +21,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from pgqueue.app import PgQueue
-from pgqueue.cli import demo_tasks as shop
 from pgqueue.embedded import EmbeddedPostgres
 from pgqueue.errors import OperationError
 from pgqueue.job import Job, State
@@ -55,9 +54,12 @@ def demo(stay: bool) -> None:
     """
     for name in [name for name in os.environ if name.startswith("PGQUEUE_") and name != "PGQUEUE_PG_BIN"]:
         del os.environ[name]  # somebody's own settings must not change the story
+    # Not above: it makes an app, which looks at the environment, and every command imports this module.
+    from pgqueue.cli import demo_tasks as shop
+
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends in good order, as Ctrl-C does
     try:
-        _demo(stay)
+        _demo(shop.app, stay)
     except BaseException as error:
         if not _interrupted(error):
             raise
@@ -77,17 +79,17 @@ def _interrupted(error: BaseException | None) -> bool:
     return False
 
 
-def _demo(stay: bool) -> None:
+def _demo(app: PgQueue, stay: bool) -> None:
     from pgqueue import migrate  # brings Alembic: 0.1 s that few commands need
 
     with EmbeddedPostgres(fsync=False) as server:
         scratch = server.data_dir.parent  # its keeper removes it, also when we are killed
         url = server.create_database("demo")
         migrate.upgrade(url)
-        shop.app.move(url, None)
+        app.move(url, None)
         with _worker(url, scratch / "worker.log"):
             _say("PostgreSQL", f"started for this demo; tables made by `pgqueue migrate` ({migrate.head()})")
-            _play(shop.app, scratch / "mark")
+            _play(app, scratch / "mark")
             click.echo("\nEverything above was read from the database.")
             if stay:
                 click.echo(
@@ -98,10 +100,12 @@ def _demo(stay: bool) -> None:
                 )
                 with suppress(KeyboardInterrupt):
                     signal.pause()
-            shop.app.close()
+            app.close()
 
 
 def _play(app: PgQueue, mark: Path) -> None:
+    from pgqueue.cli import demo_tasks as shop
+
     with Session(app.engine) as session, session.begin():
         ORDERS.metadata.create_all(session.connection())
         session.execute(ORDERS.insert().values(id=1, email="ada@example.org"))
@@ -143,7 +147,7 @@ def _play(app: PgQueue, mark: Path) -> None:
 @contextmanager
 def _worker(url: str, log: Path) -> Iterator[None]:
     """A real `pgqueue worker`; dies with us even when we are killed, and tells its last lines if we fail."""
-    command = [sys.executable, "-m", "pgqueue", "worker", f"{shop.__name__}:app", "--grace", "5", "--lease", "30"]
+    command = [sys.executable, "-m", "pgqueue", "worker", "pgqueue.cli.demo_tasks:app", "--grace", "5", "--lease", "30"]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603  our own interpreter and module
             command,

@@ -112,3 +112,12 @@ def test_a_worker_without_a_database_url_is_a_usage_error(start):
     assert worker.wait() == 2
     (line,) = worker.text().splitlines()
     assert "PGQUEUE_DATABASE_URL" in line
+
+
+def test_a_worker_tells_once_of_a_misspelled_variable_however_many_processes_it_has(start):
+    worker = start(env={"PGQUEUE_CONCURENCY": PASSWORD}, processes=2, drain=True)
+    assert worker.wait() == 0
+    told = [line for line in worker.text().splitlines() if "PGQUEUE_CONCURENCY" in line]
+    assert len(told) == 1
+    assert "did you mean PGQUEUE_CONCURRENCY?" in told[0]
+    assert PASSWORD not in worker.text()

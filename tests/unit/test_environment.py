@@ -30,6 +30,7 @@ def nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
         (environment.number, "0.25", 0.25),
         (environment.switch, "1", True),
         (environment.switch, "yes", True),
+        (environment.switch, "TRUE", True),
         (environment.switch, "False", False),
         (environment.switch, "off", False),
         (environment.present, " as it is ", " as it is "),
