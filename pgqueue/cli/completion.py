@@ -18,7 +18,8 @@ def completion(ctx: click.Context, /, shell: str) -> None:
       pgqueue completion zsh >> ~/.zshrc
       pgqueue completion fish > ~/.config/fish/completions/pgqueue.fish
 
-    It takes effect in shells started from then on, and needs bash 4.4 or newer.
+    It takes effect in shells started from then on, and needs bash 4.4 or newer. In ~/.zshrc it must stand below
+    `autoload -Uz compinit && compinit`.
     """
     kind = get_completion_class(shell)
     assert kind is not None  # one of click's own three

@@ -57,3 +57,32 @@ def test_a_bash_that_has_read_it_completes() -> None:
     assert registered.endswith("-F _pgqueue_completion pgqueue")
     assert offered == "redrive"
     assert done.stderr == ""
+
+
+def in_shell(program: str, *arguments: str) -> list[str]:
+    """The lines that a shell prints which finds the installed script; it reads nobody's own settings."""
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": "/nonexistent"}
+    done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish here")
+def test_a_fish_that_has_read_it_completes(tmp_path: Path) -> None:
+    (tmp_path / "ours.fish").write_text("\n".join(in_shell(str(BIN / "pgqueue"), "completion", "fish")))
+    script = f"source {tmp_path}/ours.fish; complete -C 'pgqueue dead re'; complete -C 'pgqueue jobs list --state c'"
+    offered = in_shell("fish", "--no-config", "-c", script)
+    assert {line.split("\t")[0] for line in offered} == {"redrive", "completed", "cancelled"}
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+def test_a_zsh_that_has_read_it_completes() -> None:
+    script = (
+        'autoload -Uz compinit && compinit -D -u; eval "$(pgqueue completion zsh)"; print $_comps[pgqueue]; '
+        "_describe() { print -rl -- ${(P)3} }; compadd() { print -rl -- ${(P)@[-1]} }; "  # in place of the line editor
+        "words=(pgqueue dead re); CURRENT=3; _pgqueue_completion; "
+        "words=(pgqueue jobs list --state c); CURRENT=5; _pgqueue_completion"
+    )
+    registered, *offered = in_shell("zsh", "-f", "-c", script)
+    assert registered == "_pgqueue_completion"
+    assert [line.split(":")[0] for line in offered if line] == ["redrive", "completed", "cancelled"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import sysconfig
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.parser import Parser
 from pathlib import Path
 
@@ -123,6 +126,104 @@ def test_an_installed_wheel_migrates_a_database_and_enqueues(installed: Path, pg
     assert said.endswith(f"migrated from base to {migrate.head()}\n")
     said = python(installed, "-m", "pgqueue", "enqueue", "t", "--json", PGQUEUE_DATABASE_URL=pgqueue_blank_database)
     assert said == '{"id": 1, "existing": false}\n'
+
+
+# -- an environment of its own ----------------------------------------------------------------------------------------
+
+SHOP = """
+from pgqueue import PgQueue
+
+app = PgQueue()
+
+
+@app.task(name="shop.charge", max_attempts=1)
+def charge(order_id: int, amount: str) -> float:
+    return float(amount)
+"""
+
+
+@pytest.fixture(scope="module")
+def own(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin directory of an empty virtual environment in which the wheel was installed as people do, but for what it
+    depends on: that is found where these tests found it, behind the wheel."""
+    folder = tmp_path_factory.mktemp("own")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin"
+
+
+@pytest.fixture
+def typed(own: Path, tmp_path: Path, pgqueue_blank_database: str) -> Callable[..., str]:
+    """Types a command in an empty directory, where nothing else is on the way: what it prints."""
+    names = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
+    paths = {"PATH": f"{own}{os.pathsep}{os.environ['PATH']}", "PGQUEUE_DATABASE_URL": pgqueue_blank_database}
+
+    def run(*command: str, code: int = 0) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=inherited | paths, capture_output=True, text=True)
+        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    (tmp_path / "shop.py").write_text(SHOP)
+    assert run("python", "-c", "import pgqueue; print(pgqueue.__file__)").startswith(str(own.parent))
+    return run
+
+
+# Each command in the process that the script would start: an import of the whole for each of them takes too long.
+EACH = """
+import json, sys
+from click.testing import CliRunner
+from pgqueue.cli import cli
+results = [CliRunner().invoke(cli, line) for line in json.loads(sys.argv[1])]
+print(json.dumps([(result.exit_code, result.output) for result in results]))
+"""
+
+
+def test_every_command_of_an_installed_wheel_works_outside_the_checkout(typed: Callable[..., str]) -> None:
+    def each(*lines: str) -> list[str]:
+        results = json.loads(typed("python", "-c", EACH, json.dumps([shlex.split(line) for line in lines])))
+        assert all(code == 0 for code, _ in results), results
+        return [output for _, output in results]
+
+    assert typed("pgqueue", "migrate").endswith(f"migrated from base to {migrate.head()}\n")
+    check, sql, *_, queued, cancelled, _, completion = each(
+        "migrate --check",
+        "migrate --sql",
+        """enqueue shop.charge '{"order_id": 1, "amount": "12.50"}'""",
+        """enqueue shop.charge '[2, "12,50"]'""",
+        "enqueue shop.charge '[3, 0]' --delay 3600",
+        "jobs list --state queued",
+        "jobs cancel 3",
+        "jobs retry 1",
+        "completion bash",
+    )
+    assert "CREATE TABLE" in sql
+    assert check
+    assert queued.count("shop.charge") == 3
+    assert cancelled == "job 3: cancelled\n"
+    assert "_PGQUEUE_COMPLETE=bash_complete" in completion
+    typed("pgqueue", "worker", "shop:app", "--drain")
+    done, dead_ones, dead_one, redriven = each(
+        "jobs show 1 --args --json",
+        "dead list",
+        "dead show 2",
+        """dead redrive 2 --args '[2, "12.50"]'""",
+    )
+    assert json.loads(done)["result"] == 12.5
+    assert "ValueError" in dead_ones
+    assert "could not convert" in dead_one
+    assert redriven == "1 job redriven: 2\n"
+    typed("python", "-m", "pgqueue", "worker", "shop:app", "--drain", "--processes", "2")
+    done, _ = each("jobs show 2 --args --json", "dead purge --all")
+    assert json.loads(done)["result"] == 12.5
+
+
+def test_the_demo_of_an_installed_wheel_plays_to_its_end(typed: Callable[..., str]) -> None:
+    assert typed("pgqueue", "demo").rstrip().endswith("Everything above was read from the database.")
 
 
 def test_importing_pgqueue_does_not_load_what_only_some_need(installed: Path) -> None:
