@@ -83,6 +83,17 @@ def test_the_roles_of_the_sql_page_may_do_what_it_says_and_no_more(pgqueue_datab
         connection.rollback()
 
 
+def test_the_functions_of_the_sql_page_have_the_parameters_that_it_names(pgqueue_database: str) -> None:
+    page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
+    with psycopg.connect(pgqueue_database) as connection:
+        found = connection.execute(
+            "SELECT proname, proargnames[:pronargs] FROM pg_proc WHERE pronamespace = 'pgqueue'::regnamespace"
+        ).fetchall()
+    assert {"enqueue", "redrive", "prune"} <= {name for name, _ in found}
+    for name, parameters in found:
+        assert f"`pgqueue.{name}({', '.join(parameters)})" in page
+
+
 def test_every_column_of_the_public_tables_and_views_is_documented(pgqueue_database: str) -> None:
     page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
     with psycopg.connect(pgqueue_database) as connection:

@@ -20,6 +20,7 @@ from pgqueue.app import Dead, Jobs, PgQueue
 from pgqueue.cli import cli
 from pgqueue.enqueue import Options
 from pgqueue.job import DeadReason, State
+from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import source
@@ -113,6 +114,35 @@ def test_every_setting_of_an_app_is_documented_with_unit_default_and_reason() ->
     assert all(row["unit"] and row["meaning"] and row["why that default"] for row in rows.values())
 
 
+def said(default: Any) -> str:
+    """A default of a job, a task or a policy as the tables write it: nothing, be it None or empty, is none."""
+    if default is dataclasses.MISSING or default is None or default == ():
+        return "none"
+    if isinstance(default, tuple):
+        return ", ".join(one.__name__ for one in default)
+    return default if isinstance(default, str) else plain(default)
+
+
+@pytest.mark.parametrize(("heading", "kind"), [("option of a job", Options), ("`RetryPolicy(…)`", RetryPolicy)])
+def test_every_option_of_a_job_and_of_a_policy_is_documented_with_unit_default_and_reason(
+    heading: str, kind: Any
+) -> None:
+    rows = table(heading)
+    assert {name: row["default"] for name, row in rows.items()} == {
+        item.name: said(item.default) for item in dataclasses.fields(kind)
+    }
+    assert all(row["unit"] and row["meaning"] and row["why that default"] for row in rows.values())
+
+
+def test_every_option_of_a_task_alone_is_documented_with_unit_default_and_reason() -> None:
+    rows = table("option of a task")
+    assert tuple(rows) == Retention.NAMES
+    assert all(all(row.values()) for row in rows.values())
+    assert {name: row["default"] for name, row in rows.items()} == {
+        name: "the app's: `retention" if name == "keep_for" else "the app's: none" for name in Retention.NAMES
+    }
+
+
 LIMITS = [name for name in vars(settings) if name.startswith("MAX_")] + ["BULK_CHUNK", "BULK_CHARS", "PARTITIONS_AHEAD"]
 
 
@@ -174,12 +204,6 @@ def test_every_event_is_in_the_documentation(text: str, name: str) -> None:
     assert mentions(text, name)
 
 
-@pytest.mark.parametrize("kind", [Options, RetryPolicy], ids=lambda kind: kind.__name__)
-def test_every_option_of_a_job_and_of_a_policy_is_in_the_documentation(text: str, kind: Any) -> None:
-    missing = [item.name for item in dataclasses.fields(kind) if not mentions(text, item.name)]
-    assert not missing
-
-
 def test_every_function_and_view_of_sql_is_in_the_documentation(text: str) -> None:
     missing = [name for name, _ in source("function", "view") if not re.search(rf"pgqueue\.{name}\b|`{name}\b", text)]
     assert not missing
@@ -188,6 +212,14 @@ def test_every_function_and_view_of_sql_is_in_the_documentation(text: str) -> No
 def test_every_state_and_reason_is_in_the_documentation(text: str) -> None:
     missing = [value for kind in (State, DeadReason) for value in kind if not mentions(text, value)]
     assert not missing
+
+
+RUN = {"README.md": {"python", "sh", "sql"}, "guide.md": {"python"}, "sql.md": {"sql"}}  # by tests/docs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_example_is_of_a_kind_that_the_tests_run(page: Path) -> None:
+    assert set(re.findall(r"^ *```(\w+)", page.read_text(encoding="utf-8"), re.MULTILINE)) <= RUN.get(page.name, set())
 
 
 def test_no_page_names_an_option_that_no_command_has(text: str) -> None:
