@@ -39,6 +39,7 @@ __all__ = [
     "config",
     "current",
     "downgrade",
+    "drop",
     "head",
     "leave_out",
     "location",
@@ -77,6 +78,12 @@ def upgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> N
 def downgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "base") -> None:
     """Takes `schema` back to `revision`; "base" removes every table of pgqueue and the jobs in them."""
     _insist(url, schema, lambda made: command.downgrade(made, revision))
+
+
+def drop(url: str, schema: str) -> None:
+    """Takes away `schema` with everything in it, whatever that is; one that is not there is no error."""
+    with _connected(url) as connection:
+        connection.execute(sa.schema.DropSchema(schema_name(schema), cascade=True, if_exists=True))
 
 
 def _insist(url: str, schema: str, act: Callable[[Config], None]) -> None:

@@ -7,6 +7,7 @@ worker.py    runs jobs: the supervisor's door; child.py is the process it starts
 jobs.py      enqueue, and looking at jobs
 dead.py      the dead-letter table: look, redrive, purge
 demo.py      all of it on a server of its own; demo_tasks.py is the application it plays with
+bench.py     measures the database at hand, in a schema of its own
 completion.py  what a shell needs to complete our commands
 common.py    database options, error lines, tables, JSON
 """
@@ -20,6 +21,7 @@ import sys
 import click
 
 from pgqueue import __version__
+from pgqueue.cli.bench import bench
 from pgqueue.cli.common import Group, database_options
 from pgqueue.cli.completion import completion
 from pgqueue.cli.dead import dead
@@ -50,7 +52,7 @@ def cli() -> None:
     """
 
 
-for _command in (migrate, worker, enqueue, jobs, dead, demo, completion):
+for _command in (migrate, worker, enqueue, jobs, dead, demo, bench, completion):
     cli.add_command(_command)
 
 
