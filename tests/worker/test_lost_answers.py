@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -159,10 +158,9 @@ def test_the_end_of_a_job_that_is_not_kept_is_never_a_loss_that_was_none_nor_a_s
     assert connection.execute("select from pgqueue.finished_jobs").fetchall() == []
 
 
-@pytest.mark.parametrize(
-    "end", ["completed", "retried", "dead-lettered", "cancelled after a rescue", "expired after one"]
-)
-def test_what_became_of_a_job_after_a_rescue_is_not_taken_for_what_was_done_before_it(app, connection, end):
+@pytest.mark.parametrize("afterwards", ["nothing", "completed elsewhere", "dead elsewhere", "cancelled"])
+@pytest.mark.parametrize("end", ["completed", "retried", "dead-lettered", "rescued"])
+def test_what_became_of_a_job_later_is_not_taken_for_its_settle_nor_does_it_hide_it(app, connection, end, afterwards):
     """A rescue leaves the fence as it is, and so does the end of a job that nobody has claimed since."""
 
     @app.task
@@ -170,7 +168,7 @@ def test_what_became_of_a_job_after_a_rescue_is_not_taken_for_what_was_done_befo
         """Claimed by hand below."""
 
     sql, worker_id = app.statements, worker_row(app, connection, [note.name])
-    job = note.options(expires_in=3600).enqueue(connection).id
+    job = note.enqueue(connection).id
     (claim,) = run(connection, db.claim(sql, worker_id, [note.name], None, 1))
     mine = sql, worker_id, [job], [claim.fence]
     match end:
@@ -180,16 +178,21 @@ def test_what_became_of_a_job_after_a_rescue_is_not_taken_for_what_was_done_befo
             run(connection, db.retry(*mine, [0.0], ["no"], [None]))
         case "dead-lettered":
             run(connection, db.dead_letter(*mine, ["never"], ["no"], [None]))
-        case _:
+        case "rescued":
             run(connection, db.leave(sql, [worker_id]))
-            run(connection, db.rescue(sql, [worker_id], crashed=True, why="it died", max_crashes=3))
-    if end == "cancelled after a rescue":
-        assert run(connection, db.cancel(sql, [job], "no")) == {job}
-    elif end == "expired after one":
-        assert run(connection, db.expire(sql, 1, datetime.now(UTC) + timedelta(days=1)))
-    ours = end in ("completed", "retried", "dead-lettered")
-    assert run(connection, db.settled(*mine)) == ({job: True} if ours else {})
-    if not ours:
+            run(connection, db.rescue(sql, [worker_id], crashed=False, why="", max_crashes=3))
+    if "elsewhere" in afterwards:
+        other = worker_row(app, connection, [note.name])
+        again = run(connection, db.claim(sql, other, [note.name], None, 1))
+        theirs = sql, other, [one.id for one in again], [one.fence for one in again]
+        if afterwards == "completed elsewhere":
+            run(connection, db.complete(*theirs, [None] * len(again)))
+        else:
+            run(connection, db.dead_letter(*theirs, *([one] * len(again) for one in ("never", "no", None))))
+    elif afterwards == "cancelled":
+        run(connection, db.cancel(sql, [job], "no"))
+    assert run(connection, db.settled(*mine)) == ({} if end == "rescued" else {job: True})
+    if end == "rescued":
         assert run(connection, db.standing(sql, worker_id, job, claim.fence)) == "lost"
 
 

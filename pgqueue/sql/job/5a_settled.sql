@@ -3,19 +3,23 @@
 -- Out: id, certain; an id that is missing was lost to somebody else. Caller: db.settled
 -- Looked up by id, fence and owner in whatever the settle would have written. By the fence alone it might be another's: a
 -- rescue leaves it as it is, and the job may be cancelled or expire before its next claim; but its owner is gone then.
+-- A retry's error may have moved on by now, with a job that has ended since: there the fence is enough.
 -- A job that is nowhere has ended, and its task keeps nothing, or it was pruned since. While this worker's row stands
 -- nobody rescued anything from it: it was us. With the row gone the job may as well have been rescued and have ended
 -- elsewhere: not certain. (Scalar subqueries: NOT EXISTS would become a join, and that may walk all of an index.)
 with asked as (
-    select * from unnest(%(ids)s::bigint[], %(fences)s::int[]) as a (id, fence)
+    select id, fence, jsonb_build_array(jsonb_build_object('fence', fence)) as error
+    from unnest(%(ids)s::bigint[], %(fences)s::int[]) as a (id, fence)
 )
 select asked.id, true
 from asked
-join {schema}.finished_jobs as job on job.id = asked.id and job.fence = asked.fence and job.worker_id = %(worker_id)s
+join {schema}.finished_jobs as job on job.id = asked.id
+where job.fence = asked.fence and job.worker_id = %(worker_id)s or job.errors @> asked.error
 union
 select asked.id, true
 from asked
-join {schema}.dead_jobs as job on job.id = asked.id and job.fence = asked.fence and job.worker_id = %(worker_id)s
+join {schema}.dead_jobs as job on job.id = asked.id
+where job.fence = asked.fence and job.worker_id = %(worker_id)s or job.errors @> asked.error
 union
 select asked.id, true
 from asked
