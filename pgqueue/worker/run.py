@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import threading
 import time
 import traceback
@@ -236,11 +237,16 @@ class _Exit(Exception):
 
 
 async def _contained(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """asyncio lets SystemExit and KeyboardInterrupt out of a task through the loop, and with them the whole worker."""
+    """asyncio lets SystemExit and KeyboardInterrupt out of a task through the loop, and with them the whole worker.
+    And the copy of a job that forks and returns twice ends here: it would be a second worker on the same sockets."""
+    process = os.getpid()
     try:
         return await function(**arguments)
     except (SystemExit, KeyboardInterrupt) as error:
         raise _Exit(error) from None
+    finally:
+        if os.getpid() != process:
+            os._exit(0)
 
 
 def describe(error: BaseException) -> str:

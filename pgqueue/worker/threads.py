@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import queue
 import threading
 from collections import deque
@@ -50,12 +51,15 @@ class Threads:
             self._calls.put(None)
 
     def _work(self) -> None:
+        process = os.getpid()
         while (call := self._calls.get()) is not None:
             result, error = None, None
             try:
                 result = call.context.run(call.function)
             except BaseException as caught:
                 error = caught
+            if os.getpid() != process:
+                os._exit(0)  # the job has forked, and returned twice: this is the copy, and nobody waits for it
             self._hand_in(call.future, result, error)
             del call, result, error  # a thread at rest must not keep a job's objects alive
 

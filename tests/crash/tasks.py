@@ -142,6 +142,20 @@ async def beat_loop(ctx: Context, gate: str) -> None:
 
 
 @app.task
+def fork_thread(ctx: Context) -> int:
+    """Returns twice, once in a copy of its process."""
+    write("started", ctx.job)
+    return os.fork()
+
+
+@app.task
+async def fork_slot(ctx: Context) -> int:
+    """The same, with the event loop and all connections in both."""
+    write("started", ctx.job)
+    return os.fork()
+
+
+@app.task
 def meet(ctx: Context, other: str, me: str) -> None:
     """Ends when another job runs at the same time."""
     write("started", ctx.job)
