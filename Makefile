@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test matrix check format bench clean
+.PHONY: help install demo test matrix torture check format bench clean
 
 help: ## say what can be done
 	@echo "make …"
@@ -30,6 +30,9 @@ test: install ## run the tests on a PostgreSQL that they start themselves
 
 matrix: install ## run the tests on every PostgreSQL, Python and SQLAlchemy supported; MATRIX=all: each combination
 	@$(BIN)/python -m tests.matrix
+
+torture: install ## two faults at a time to workers, network and server: SECONDS=300, SEED= repeats a run's faults
+	@$(BIN)/python -m tests.torture.run --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 check: install ## lint, types, import rules
 	@$(BIN)/ruff check .

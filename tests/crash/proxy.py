@@ -80,6 +80,12 @@ class Proxy:
             pair.forgotten = True
         return len(forgotten)
 
+    def reset(self) -> None:
+        """The connections that were forgotten hear of it, at both ends."""
+        for pair in list(self._pairs):
+            if pair.forgotten:
+                pair.cut()
+
     def cut(self) -> None:
         for pair in list(self._pairs):
             pair.cut()

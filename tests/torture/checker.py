@@ -12,6 +12,7 @@ What has a time bound is not judged while the tormentor is at it: `quiet` says f
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class Snapshot(NamedTuple):
     leases: Mapping[str, float]  # worker -> until when
     open: Mapping[str, float]  # application_name -> seconds that a transaction of such a connection has been idle
     connections: Mapping[str, int] = {}
+    horizon: float = -math.inf  # finished jobs are shown if they ended since, by the database's clock
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Rules:
     slack: float = 5.0  # seconds that a busy machine may add to anything
     delays: Mapping[str, Callable[[int], float]] = field(default_factory=dict)  # task -> attempt -> least backoff
     killers: frozenset[str] = frozenset()  # tasks that end their process
+    risky: frozenset[str] = frozenset()  # tasks that may end theirs
     transactional: frozenset[str] = frozenset()  # tasks that have one effect, in the transaction that completes them
     stays: frozenset[str] = frozenset()  # tasks that nobody knows: their jobs are left alone
     bad: frozenset[str] = frozenset()  # tasks whose rows cannot be read
@@ -210,6 +213,16 @@ class Evidence:
                 since = end
         return since
 
+    def tended(self, since: float) -> float:
+        """The first sign of life of any worker in the quiet: until then there is nobody who could help."""
+        quiet = self.quiet(since)
+        place = bisect_left(self._beats, quiet)
+        return self._beats[place] if place < len(self._beats) else math.inf
+
+    @cached_property
+    def _beats(self) -> list[float]:
+        return sorted(self.mono(change.at) for change in self.changes if change.table == "workers" and change.new)
+
     def mono(self, database: float) -> float:
         return database - self.offset
 
@@ -307,8 +320,11 @@ def i1(e: Evidence) -> Iterator[Violation]:
             if len(where) != 1:
                 yield Violation("I1", f"at {snapshot.at:.3f} it is in {sorted(where)}", job)
     for job, line in acknowledged.items():
-        if any(snapshot.at > line.at and job not in snapshot.places for snapshot in e.snapshots):
-            yield Violation("I1", "acknowledged, and not in a later snapshot", job)
+        ended = e.rows.get(job, {}).get("ended_at") or math.inf
+        for snapshot in e.snapshots:
+            if snapshot.at > line.at and ended >= snapshot.horizon and job not in snapshot.places:
+                yield Violation("I1", f"acknowledged, and not in the snapshot of {snapshot.at:.3f}", job)
+                break
 
 
 def i2(e: Evidence) -> Iterator[Violation]:
@@ -455,6 +471,9 @@ def i8(e: Evidence) -> Iterator[Violation]:
         seen.add((run.job, run.fence))
 
 
+_NO_MORE = {reason: {("dead", reason), ("cancelled", None)} for reason in ("crashed", "bad_row")}
+
+
 def i9(e: Evidence) -> Iterator[Violation]:
     """A job that ends its process three times is dead as `crashed`; no other ever is, and a crash costs no attempt."""
     killed = {int(line.note.split()[0]) for line in e.told("kill")}
@@ -471,12 +490,13 @@ def i9(e: Evidence) -> Iterator[Violation]:
                 if edge.new["crashes"] != e.rules.max_crashes:
                     yield Violation("I9", f"dead after {edge.new['crashes']} crashes: {edge}", job)
                 # The first may have been a neighbour's; then it ran alone.
-                if edge.old["task"] not in e.rules.killers and ours < e.rules.max_crashes - 1:
+                if edge.old["task"] not in e.rules.killers | e.rules.risky and ours < e.rules.max_crashes - 1:
                     yield Violation("I9", f"innocent, {ours} of its processes were killed, and dead: {edge}", job)
             if edge.new.get("crashes", 0) > e.rules.max_crashes:
                 yield Violation("I9", f"{edge.new['crashes']} crashes: {edge}", job)
     for job, row in e.rows.items():
-        if row["task"] in e.rules.killers and (row["state"], row.get("reason")) != ("dead", "crashed"):
+        # An operator may have cancelled it before it could.
+        if row["task"] in e.rules.killers and (row["state"], row.get("reason")) not in _NO_MORE["crashed"]:
             yield Violation("I9", f"it kills its process and ended as {row['state']}, {row.get('reason')}", job)
 
 
@@ -548,7 +568,7 @@ def i22(e: Evidence) -> Iterator[Violation]:
     for (job, fence), claim in e.claims.items():
         claims[pids.get(claim.worker, 0)].append((job, fence, claim))
     for line in e.told("kill"):
-        bound = e.quiet(line.at) + e.rules.lease + 2 * e.rules.sweep + e.rules.slack
+        bound = e.tended(line.at) + e.rules.lease + 2 * e.rules.sweep + e.rules.slack
         for job, fence, claim in claims[int(line.note.split()[0])]:
             end = e.ends.get((job, fence))
             if e.mono(claim.at) < line.at and (math.inf if end is None else e.mono(end.at)) > bound:
@@ -558,6 +578,7 @@ def i22(e: Evidence) -> Iterator[Violation]:
 def i23(e: Evidence) -> Iterator[Violation]:
     """No running job outlives its lease by two sweeps, and none belongs to a worker that does not know it."""
     since: dict[tuple[int, str, int], float] = {}
+    told: set[tuple[int, str, int]] = set()
     for snapshot in e.snapshots:
         left = {
             (job, *held)
@@ -566,13 +587,15 @@ def i23(e: Evidence) -> Iterator[Violation]:
         }
         since = {one: since.get(one, snapshot.at) for one in left}
         for (job, worker, fence), begin in since.items():
-            if snapshot.at > e.quiet(begin) + 2 * e.rules.sweep + e.rules.slack:
+            late = (job, worker, fence)
+            if late not in told and snapshot.at > e.tended(begin) + 2 * e.rules.sweep + e.rules.slack:
+                told.add(late)
                 yield Violation("I23", f"fence {fence} of {worker[:8]} has run without a lease since {begin:.3f}", job)
     started = {(run.job, run.fence) for run in e.runs}
     for (job, fence), claim in e.claims.items():
         end = e.ends.get((job, fence))
         if (job, fence) not in started and claim.new["task"] not in e.rules.bad:
-            bound = e.quiet(e.mono(claim.at)) + e.rules.lease + 5.0 + e.rules.slack
+            bound = e.tended(e.mono(claim.at)) + e.rules.lease + 5.0 + e.rules.slack
             if (math.inf if end is None else e.mono(end.at)) > bound:
                 yield Violation("I23", f"claimed, never started, and held: {claim}; {end}", job)
 
@@ -597,7 +620,7 @@ def i24(e: Evidence) -> Iterator[Violation]:
 def i25(e: Evidence) -> Iterator[Violation]:
     """A row that cannot be read is that row's problem: dead as `bad_row`, or left where nobody knows its task."""
     for job, row in e.rows.items():
-        if row["task"] in e.rules.bad and (row["state"], row.get("reason")) != ("dead", "bad_row"):
+        if row["task"] in e.rules.bad and (row["state"], row.get("reason")) not in _NO_MORE["bad_row"]:
             yield Violation("I25", f"a bad row ended as {row['state']}, {row.get('reason')}", job)
         if row["task"] in e.rules.stays and (row["state"], row["fence"]) != ("queued", 0):
             yield Violation("I25", f"a task nobody knows: {row['state']}, fence {row['fence']}", job)
@@ -647,13 +670,17 @@ def check(evidence: Evidence, invariants: Sequence[Check] = INVARIANTS) -> list[
 
 
 def report(violations: list[Violation], evidence: Evidence) -> str:
-    """The violations, each with what ledger and history say of its job."""
-    parts = []
+    """The violations; the first of each invariant with what ledger and history say of its job."""
+    parts, shown = [], set()
     for violation in violations:
         parts.append(f"{violation.number} job {violation.job}: {violation.text}")
-        lines = [(line.at, str(line)) for line in evidence.lines if violation.job and line.job == violation.job]
-        edges = [(evidence.mono(edge.at), str(edge)) for edge in evidence.edges.get(violation.job, [])]
-        parts += [f"    {at:.3f} {text}" for at, text in sorted(lines + edges)[:60]]
+        if violation.job and violation.number not in shown:
+            shown.add(violation.number)
+            lines = [(line.at, str(line)) for line in evidence.lines if line.job == violation.job]
+            edges = [
+                (at := evidence.mono(edge.at), f"{at:.3f} {edge}") for edge in evidence.edges.get(violation.job, [])
+            ]
+            parts += [f"    {text}" for _, text in sorted(lines + edges)[:60]]
     return "\n".join(parts)
 
 

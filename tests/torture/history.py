@@ -79,8 +79,10 @@ def read(connection: psycopg.Connection[Any], after: int = 0) -> list[Change]:
 
 def rows(connection: psycopg.Connection[Any]) -> dict[int, Mapping[str, Any]]:
     """Where each job is now."""
-    names = "id", "state", "task", "attempt", "fence", "crashes", "reason"
-    found = connection.execute(f"select {', '.join(names)} from pgqueue.all_jobs")
+    names = "id", "state", "task", "attempt", "fence", "crashes", "reason", "ended_at"
+    found = connection.execute(
+        f"select {', '.join(names[:-1])}, extract(epoch from finished_at)::float8 from pgqueue.all_jobs"
+    )
     return {row[0]: dict(zip(names, row, strict=True)) for row in found}
 
 

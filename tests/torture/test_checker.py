@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.torture.checker import INVARIANTS, Change, Evidence, Rules, Snapshot, check, report
+from tests.torture.faults import FAULTS, POINTS
 from tests.torture.ledger import Line
 
 OFFSET = 1_000_000.0  # the database's clock is so far ahead of the monotonic one
@@ -541,9 +543,10 @@ def left_with_the_dead(story: Story) -> None:
 
 
 def running_without_a_lease(story: Story) -> None:
-    for at in (1.0, 2.0, 3.0, 4.0, 5.0):
-        row = {1: ("w9", 1)}
-        story.e.snapshots.append(Snapshot(at, at + OFFSET, {1: ["jobs"]}, row, {"w9": OFFSET}, {}))
+    places = {job: ["jobs"] for job in story.jobs}
+    for _ in range(6):
+        at = story.step()
+        story.e.snapshots.append(Snapshot(at, at + OFFSET, places, {1: ("w9", 1)}, {"w9": OFFSET}, {}))
 
 
 def a_ghost_claim(story: Story) -> None:
@@ -691,3 +694,12 @@ def test_a_report_shows_ledger_and_history_of_the_job() -> None:
     assert text.startswith("I7 job 1: completed by fence 1, effects by [9]")
     for part in ("run.start job 1 fence 1", "run.end", "history", "complete, fence 1", "key-1"):
         assert part in text
+
+
+def test_the_documentation_names_every_invariant_and_every_fault() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    for invariant in INVARIANTS:
+        assert f"| {invariant.__name__.upper()} |" in text
+    for fault in FAULTS:
+        assert f"`{fault.__name__}`" in text, fault
+    assert f"{len(POINTS) + 1} named points" in text
