@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from psycopg.rows import dict_row
 
 from pgqueue import ClaimLost, Context, PgQueue, RetryLater, RetryPolicy, TransactionRefused
+from pgqueue.events import Event
 from pgqueue.job import Job
 from tests.helpers import eventually
 from tests.life.workbench import ended
@@ -59,9 +60,14 @@ def transactional(app: PgQueue, kind: str, body: Body = lambda ctx, on: None, **
 
 
 def heard(app: PgQueue) -> list[str]:
+    """The events of the job, in the order of their calls: a plain `def` would hear each in a thread of its own."""
     told: list[str] = []
+
+    async def hear(event: Event) -> None:
+        told.append(event.name)
+
     for name in ("completed", "failed", "retried", "released", "dead_lettered", "claim_lost"):
-        app.on(name)(lambda event: told.append(event.name))
+        app.on(name)(hear)
     return told
 
 
