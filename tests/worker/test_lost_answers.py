@@ -158,7 +158,7 @@ def test_the_end_of_a_job_that_is_not_kept_is_never_a_loss_that_was_none_nor_a_s
     assert connection.execute("select from pgqueue.finished_jobs").fetchall() == []
 
 
-@pytest.mark.parametrize("afterwards", ["nothing", "completed elsewhere", "dead elsewhere", "cancelled"])
+@pytest.mark.parametrize("afterwards", ["nothing", "completed elsewhere", "dead elsewhere", "cancelled", "redriven"])
 @pytest.mark.parametrize("end", ["completed", "retried", "dead-lettered", "rescued"])
 def test_what_became_of_a_job_later_is_not_taken_for_its_settle_nor_does_it_hide_it(app, connection, end, afterwards):
     """A rescue leaves the fence as it is, and so does the end of a job that nobody has claimed since."""
@@ -191,8 +191,14 @@ def test_what_became_of_a_job_later_is_not_taken_for_its_settle_nor_does_it_hide
             run(connection, db.dead_letter(*theirs, *([one] * len(again) for one in ("never", "no", None))))
     elif afterwards == "cancelled":
         run(connection, db.cancel(sql, [job], "no"))
+    elif afterwards == "redriven":
+        run(connection, db.redrive(sql, [job]))
     assert run(connection, db.settled(*mine)) == ({} if end == "rescued" else {job: True})
-    if end == "rescued":
+    if end != "rescued":  # with the row gone, and nobody to say that nothing was rescued, its traces must do
+        run(connection, db.leave(sql, [worker_id]))
+        traces = (end, afterwards) != ("dead-lettered", "redriven")
+        assert run(connection, db.settled(*mine)) == ({job: True} if traces else {})
+    else:
         assert run(connection, db.standing(sql, worker_id, job, claim.fence)) == "lost"
 
 
