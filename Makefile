@@ -44,8 +44,8 @@ format: install ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install ## measure enqueue, drain and pick-up on this machine, beside a raw loop
-	@$(BIN)/python -m benchmarks.run
+bench: install ## measure pgqueue on this machine, beside a raw loop; PEERS=1: and beside other queues
+	@BENCH_PEERS="$(or $(PEERS),$(BENCH_PEERS))" $(BIN)/python -m benchmarks.run
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .demo .matrix build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench .demo .matrix build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

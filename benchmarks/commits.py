@@ -17,7 +17,8 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.harness import ARGS, compare
+from benchmarks.harness import compare
+from benchmarks.raw import ARGS
 from benchmarks.tasks import app, noop
 from pgqueue import PgQueue
 

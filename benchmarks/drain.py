@@ -1,74 +1,53 @@
-"""Drain preloaded no-op jobs, beside a raw loop: claim 500 with SKIP LOCKED, delete them. Jobs a second, one process.
+"""Drain preloaded no-op jobs, beside a raw loop (claim 500 with SKIP LOCKED, delete them) and the peers. Jobs a second.
 
-pgqueue's clock runs from before the worker's first connection to the last settle; fences, history and logging as by
-default (the log goes nowhere).
+The clock is the same for all: from the first job's start, in whichever process, until every job has run and the store
+holds none that is unfinished. So the last settle is in it, and the start of processes is not; they start together.
+pgqueue is `pgqueue worker`; fences, history and logging as by default.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
-from typing import Any
+from benchmarks.contestants import OURS, RAW
+from benchmarks.harness import compare, jobs
+from benchmarks.peers.field import field
 
-import psycopg
-
-from benchmarks.harness import ARGS, compare
-from benchmarks.tasks import app, noop, noop_thread
-from pgqueue import PgQueue, Task
-
-JOBS = 20_000
-
-CLAIM = """
-with picked as (
-    select id from raw_jobs where state = 'queued' and run_at <= now()
-    order by run_at, id limit 500 for update skip locked
-)
-update raw_jobs set state = 'running' from picked where raw_jobs.id = picked.id returning raw_jobs.id, args
-"""
-
-
-def raw(database: str) -> float:
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(
-            "insert into raw_jobs (args) select %s::jsonb from generate_series(1, %s)", [ARGS, JOBS], prepare=False
-        )
-        connection.execute("analyze raw_jobs")
-        began = time.perf_counter()
-        done = 0
-        while rows := connection.execute(CLAIM).fetchall():
-            done += len(rows)
-            connection.execute("delete from raw_jobs where id = any(%s)", [[row[0] for row in rows]])
-        assert done == JOBS
-        return JOBS / (time.perf_counter() - began)
-
-
-def drain(task: Task[..., Any], concurrency: int) -> Callable[[str], float]:
-    def measure(database: str) -> float:
-        mine = PgQueue(database)
-        mine.tasks.update(app.tasks)
-        with psycopg.connect(database) as connection:
-            task.enqueue_many(connection, ((7, "forty bytes of payload") for _ in range(JOBS)))
-        worker = mine.worker(concurrency=concurrency, drain=True)
-        began = time.perf_counter()
-        asyncio.run(worker.run_async())
-        seconds = time.perf_counter() - began
-        with psycopg.connect(database) as connection:
-            row = connection.execute("select count(*) from pgqueue.finished_jobs where state = 'completed'").fetchone()
-        assert row == (JOBS,)
-        return JOBS / seconds
-
-    return measure
+JOBS = jobs(50_000)
+BEST = 500  # concurrency: more was no faster
 
 
 def main() -> None:
-    contestants = {
-        "raw loop": raw,
-        "pgqueue async, concurrency 20": drain(noop, 20),
-        "pgqueue async, concurrency 500": drain(noop, 500),
-        "pgqueue threads, concurrency 20": drain(noop_thread, 20),
-    }
-    compare(f"Drain {JOBS:,} no-op jobs, one process", "jobs/s", contestants, "raw loop", more_is_better=True)
+    wide = OURS.with_env(OURS_CONCURRENCY=str(BEST))
+    unkept = OURS.with_env(OURS_TASK="bench.noop_unkept")
+    threads = OURS.with_env(OURS_TASK="bench.noop_thread")
+    with field() as peers:
+        contestants = {
+            "raw loop": RAW.drain(JOBS),
+            "raw loop, 2 processes": RAW.drain(JOBS, 2),
+            "pgqueue": OURS.drain(JOBS),
+            "pgqueue, 2 processes": OURS.drain(JOBS, 2),
+            f"pgqueue, concurrency {BEST}": wide.drain(JOBS),
+            "pgqueue, keep=0": unkept.drain(JOBS),
+            "pgqueue, plain def": threads.drain(JOBS),
+        }
+        rivals = {}
+        for entry in peers:
+            rivals[entry.name(JOBS)] = entry.program.drain(entry.jobs(JOBS))
+            if entry.peer.two_processes:
+                rivals[entry.name(JOBS, ", 2 processes")] = entry.program.drain(entry.jobs(JOBS), 2)
+        medians = compare(
+            f"Drain {JOBS:,} no-op jobs",
+            "jobs/s",
+            contestants | rivals,
+            "raw loop",
+            more_is_better=True,
+            notes=[entry.note for entry in peers],
+            may_fail=rivals,
+        )
+    ours = medians["pgqueue"]
+    print(f"  2 processes: {medians['pgqueue, 2 processes'] / medians['raw loop, 2 processes']:.2f} of raw's two")
+    print(f"  with history (the default): {ours / medians['pgqueue, keep=0']:.2f} of the rate without")
+    best = max(ours, medians[f"pgqueue, concurrency {BEST}"])
+    print(f"  concurrency 20 (the default): {ours / best:.2f} of the best setting")
 
 
 if __name__ == "__main__":

@@ -5,30 +5,34 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 from psycopg.sql import SQL, Identifier
 
+from benchmarks import raw
+from benchmarks.contestants import Failed
 from pgqueue import __version__, migrate
 from pgqueue.embedded import EmbeddedPostgres
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+JOBS = os.environ.get("BENCH_JOBS")  # in place of a measure's own number of jobs: small, to see whether it runs at all
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}  # else the default; fsync and synchronous_commit on
 
-Contestant = Callable[[str], float]
-"""Given a fresh, migrated database, one figure."""
+SHOWN = ["server_version", "shared_buffers", "max_wal_size", "fsync", "synchronous_commit"]
 
-# The floor: the smallest table that can be a queue, and no library.
-RAW_TABLE = """
-create table raw_jobs (id bigint generated always as identity primary key, state text not null default 'queued',
-    run_at timestamptz not null default now(), args jsonb not null);
-create index on raw_jobs (run_at, id) where state = 'queued';
-"""
-ARGS = '{"user_id": 7, "note": "forty bytes of payload"}'
+Contestant = Callable[[str], float | Mapping[str, float]]
+"""Given a fresh, migrated database, one figure, or several by name. Raises Failed."""
+
+
+def jobs(usual: int) -> int:
+    """How many jobs a measure takes."""
+    return int(JOBS) if JOBS else usual
 
 
 @contextmanager
@@ -53,30 +57,61 @@ def fresh_database(url: str) -> Iterator[str]:
         conninfo = psycopg.conninfo.make_conninfo("", **mine)
         migrate.upgrade(conninfo)
         with psycopg.connect(conninfo, autocommit=True) as connection:
-            connection.execute(RAW_TABLE)
+            connection.execute(raw.TABLE)
         yield conninfo
     finally:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(SQL("drop database {} with (force)").format(Identifier(name)))
 
 
-def compare(title: str, unit: str, contestants: Mapping[str, Contestant], floor: str, *, more_is_better: bool) -> None:
-    """Runs the contestants in turn, ROUNDS times, and prints medians, spread and the ratio to the floor."""
+def compare(
+    title: str,
+    unit: str,
+    contestants: Mapping[str, Contestant],
+    floor: str,
+    *,
+    more_is_better: bool,
+    notes: Iterable[str] = (),
+    may_fail: Collection[str] = (),
+) -> dict[str, float]:
+    """Runs the contestants in turn, ROUNDS times, and prints medians, spread and the ratio to the floor; the medians.
+
+    A contestant that gives several figures gets a table for each. One of `may_fail` that fails is told, and left out
+    from then on."""
+    tables: dict[str, dict[str, list[float]]] = {}
+    failed: dict[str, str] = {}
     with server() as url:
-        figures: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(ROUNDS):
             for name, contestant in contestants.items():
-                with fresh_database(url) as database:
-                    figures[name].append(contestant(database))
-        version = _version(url)
-    print(f"\n{title}\n{machine()}; PostgreSQL {version}; pgqueue {__version__}; {ROUNDS} rounds, in turn")
-    width = max(map(len, figures))
-    base = statistics.median(figures[floor])
-    for name, found in figures.items():
-        middle = statistics.median(found)
-        ratio = middle / base if more_is_better else base / middle
-        spread = f"{min(found):,.{digits(middle)}f} to {max(found):,.{digits(middle)}f}"
-        print(f"  {name:<{width}}  {middle:>12,.{digits(middle)}f} {unit}  ({spread})  {ratio:.2f} of {floor}")
+                if name in failed:
+                    continue
+                try:
+                    with fresh_database(url) as database:
+                        found = contestant(database)
+                except Failed as error:
+                    if name not in may_fail:
+                        raise
+                    failed[name] = str(error)
+                    continue
+                for part, figure in found.items() if isinstance(found, Mapping) else [("", found)]:
+                    tables.setdefault(part, {}).setdefault(name, []).append(figure)
+        print(f"\n{title}\n{machine()}; {ROUNDS} rounds, in turn\n{settings(url)}", *notes, sep="\n")
+    medians = {}
+    for part, figures in tables.items():
+        if part:
+            print(part)
+        width = max(map(len, figures))
+        base = statistics.median(figures[floor])
+        for name, measured in figures.items():
+            if name in failed:
+                continue
+            middle = medians[f"{name} {part}".rstrip()] = statistics.median(measured)
+            ratio = middle / base if more_is_better else base / middle
+            spread = f"{min(measured):,.{digits(middle)}f} to {max(measured):,.{digits(middle)}f}"
+            print(f"  {name:<{width}}  {middle:>12,.{digits(middle)}f} {unit}  ({spread})  {ratio:.2f} of {floor}")
+    for name, why in failed.items():
+        print(f"  failed: {name}: {why}")
+    return medians
 
 
 def digits(value: float) -> int:
@@ -95,7 +130,13 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {model}; Python {platform.python_version()}"
 
 
-def _version(url: str) -> str:
+def settings(url: str) -> str:
+    """Versions, and the settings of the server that a figure hangs on."""
     with psycopg.connect(url) as connection:
-        row = connection.execute("select current_setting('server_version')").fetchone()
-    return str(row[0]) if row else "?"
+        found = dict(
+            connection.execute("select name, current_setting(name) from pg_settings where name = any(%s)", [SHOWN])
+        )
+    server = ", ".join(f"{name} {found[name]}" for name in SHOWN[1:])
+    libraries = f"psycopg {psycopg.__version__} ({psycopg.pq.__impl__})"
+    loop = f"uvloop {metadata.version('uvloop')}" if find_spec("uvloop") else "no uvloop"
+    return f"pgqueue {__version__}, {libraries}, {loop}; PostgreSQL {found[SHOWN[0]]}, {server}"

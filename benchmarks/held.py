@@ -14,8 +14,8 @@ from unittest import mock
 
 import psycopg
 
-from benchmarks.drain import CLAIM
-from benchmarks.harness import ARGS, compare
+from benchmarks.harness import compare
+from benchmarks.raw import ARGS, CLAIM
 from benchmarks.tasks import app, noop
 from pgqueue import PgQueue
 from pgqueue.worker.floor import Floors, Start
