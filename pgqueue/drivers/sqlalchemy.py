@@ -56,6 +56,9 @@ async def perform_async(connection: Async, steps: Steps[T]) -> T:
 
 def _open(connection: Sync) -> Run:
     if isinstance(connection, Session | scoped_session):
+        if connection.get_bind().dialect.is_async:
+            # Outside run_sync this says so, before a connection is begun that nobody would ever close.
+            await_only(_nothing())
         connection = connection.connection()
     if connection.closed:
         raise UnusableConnection(CLOSED)
@@ -77,6 +80,10 @@ def _open(connection: Sync) -> Run:
             raise UnusableConnection(_SYNC_SIDE) from error
 
     return checked
+
+
+async def _nothing() -> None:
+    """Awaited, where that can be done."""
 
 
 def _runner(connection: sa.Connection) -> Run:
