@@ -290,9 +290,10 @@ def in_a_fork(call: Callable[[], object]) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sockets have no inodes here")
 def test_a_fork_is_told_so_of_a_connection_on_which_nobody_has_enqueued_before(
-    send: Task[..., Any], connection: Look, pgqueue_database: str
+    send: Task[..., Any], connection: Look, pgqueue_database: str, request: pytest.FixtureRequest
 ) -> None:
     engine = create_engine(sqlalchemy_url(pgqueue_database, "psycopg"))
+    request.addfinalizer(engine.dispose)  # also where there is no Django for this PostgreSQL, and the rest is skipped
     pooled = engine.connect()
     pooled.close()  # it waits in the pool, which the child has a copy of
     theirs = f"UnusableConnection: the connection was opened by process {os.getpid()}, and this is a fork of it"
@@ -332,7 +333,6 @@ def test_a_fork_is_told_so_of_a_connection_on_which_nobody_has_enqueued_before(
         return "done"
 
     assert in_a_fork(opened_here) == "done"
-    engine.dispose()
     assert names(connection) == ["parent"] * 3 + ["child"] * 2
 
 
