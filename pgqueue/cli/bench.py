@@ -8,6 +8,7 @@ app.worker() does; `pgqueue worker --processes 2` does more on a machine that ha
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import signal
 import statistics
@@ -80,6 +81,8 @@ def _schema(url: str) -> Iterator[str]:
 
     schema = f"pgqueue_bench_{uuid4().hex[:8]}"
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Interrupted while it closes a connection, SQLAlchemy logs a traceback of that, and raises it all the same.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
         migrate.upgrade(url, schema)
         yield schema
