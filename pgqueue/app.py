@@ -330,7 +330,17 @@ class PgQueue:
 
 
 # Not what applications and operators do: their roles may have other rights.
-_OF_OTHERS = {"enqueue", "enqueue_many", "holder", "cancel", "redrive", "purge", "taken"}
+_OF_OTHERS = {
+    "enqueue",
+    "enqueue_many",
+    "enqueue_alike",
+    "holder",
+    "cancel",
+    "retry_now",
+    "redrive",
+    "purge",
+    "taken",
+}
 OF_A_WORKER = tuple(verb for verb, _ in source("job", "worker") if verb not in _OF_OTHERS)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import signal
 import statistics
@@ -123,7 +124,7 @@ def _measures(app: PgQueue, jobs: int, concurrency: int) -> Iterator[tuple[str, 
     yield "run_per_s", rate, f"run, start of worker in   {rate:10,.0f} jobs/s"
 
     waits = _pick_ups(app, mark, started, concurrency)
-    middle, late = statistics.median(waits) * 1e3, waits[-max(1, len(waits) // 100)] * 1e3
+    middle, late = statistics.median(waits) * 1e3, waits[math.ceil(0.99 * len(waits)) - 1] * 1e3
     yield "pick_up_ms", middle, f"an idle worker starts one {middle:10.2f} ms (median, from before the enqueue)"
     yield "pick_up_p99_ms", late, f"                          {late:10.2f} ms (99 of 100)"
 

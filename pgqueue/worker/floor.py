@@ -5,9 +5,9 @@ horizon nothing can remove them, and a claim from the bottom walks all of them: 
 jobs. A claim from the floor does not meet them.
 
 What comes to lie below a floor (its transaction committed late, it was given back, its run_at is in the past) is found
-by looking lower: two seconds lower often, at the bottom less often, each in a twentieth of the time at most. Where
-nothing holds the horizon a look costs a millisecond or less, so it comes every few. Only the bottom shows lanes that
-are new. Pure, but for the clock that is handed in.
+by looking lower: two seconds lower often, at the bottom less often, each in a twentieth of the time, and 5 s after the
+last one at the latest. Where nothing holds the horizon a look costs a millisecond or less, so it comes every few. Only
+the bottom shows lanes that are new. Pure, but for the clock that is handed in.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from pgqueue.db import Claim, Lane
 
 _SHARE = 20.0  # a look takes a part of the time at most: this one
+_LATEST = 5.0  # seconds between two looks, however long one takes: it may have been the network that took it
 _LOWER = 2.0  # seconds; what committed that late is found soon
 _EARLIEST = -1e11  # epoch seconds
 _MOST = 200  # lanes; who serves more starts at the bottom each time
@@ -41,7 +42,7 @@ class _Turn:
     at: float = -math.inf
 
     def took(self, began: float, ended: float) -> None:
-        self.at = ended + _SHARE * (ended - began)
+        self.at = ended + min(_SHARE * (ended - began), _LATEST)
 
 
 def _place(claim: Claim) -> tuple[float, int]:

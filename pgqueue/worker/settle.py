@@ -100,8 +100,6 @@ def decide(
 ) -> Verdict:
     """What becomes of a job. attempt: the one that just ended, from 1. uniform: a random number in [0, 1)."""
     match outcome:
-        case Succeeded(None):
-            return COMPLETE
         case Succeeded(result):
             return ToComplete(result_json(result))
         case Interrupted():

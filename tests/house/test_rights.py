@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+import pgqueue
 from pgqueue import db, migrate, rights
+from pgqueue.app import OF_A_WORKER
 from pgqueue.sql import source, statements
 from pgqueue.testing import _new_database, _url
 from tests.helpers import run
@@ -67,3 +71,17 @@ def test_no_name_of_a_schema_changes_what_is_read_off_a_statement(schema: str) -
         found = rights.of(statements(schema)[verb])
         assert {(one.kind, one.privilege, "" if one.kind == "schema" else one.name) for one in found} == plain
         assert {one.schema for one in found} == {schema}
+
+
+PACKAGE = Path(pgqueue.__file__).parent
+ROOMS_OF_A_WORKER = [*PACKAGE.glob("worker/*.py"), *PACKAGE.glob("maintenance/*.py")]
+
+
+def test_a_worker_that_starts_asks_for_the_rights_of_what_workers_run_and_of_nothing_else() -> None:
+    """A role that only works needs no right to enqueue, and is not refused for want of one."""
+    bodies = re.findall(r"^def (\w+)\((.*?)(?=^def |^class |\Z)", (PACKAGE / "db.py").read_text(), re.M | re.S)
+    verbs_of = {function: set(re.findall(r'sql\["(\w+)"\]', body)) for function, body in bodies}
+    called = {name for file in ROOMS_OF_A_WORKER for name in re.findall(r"\bdb\.(\w+)", file.read_text())}
+    run_by_workers = set().union(*(verbs_of.get(name, set()) for name in called))
+    of_jobs_and_workers = {verb for verb, _ in source("job", "worker")}
+    assert set(OF_A_WORKER) == run_by_workers & of_jobs_and_workers

@@ -67,9 +67,15 @@ def test_it_looks_lower_and_at_the_bottom_again_as_soon_as_twenty_times_as_long_
     assert "bottom" not in depths[:195]
     assert depths[195:205].count("bottom") == 1  # 2 s after the first
     clock.now += 10
-    assert look(floors, clock, 3.0)[0] == "bottom"  # a long one
-    assert "bottom" not in [look(floors, clock, 0.5)[0] for _ in range(120)]
-    assert look(floors, clock, 0.5)[0] == "bottom"
+    assert look(floors, clock, 0.125)[0] == "bottom"
+    assert "bottom" not in [look(floors, clock, 0.125)[0] for _ in range(20)]  # 2.5 s
+    assert look(floors, clock, 0.125)[0] == "bottom"
+
+
+def test_after_one_look_that_took_long_the_next_is_due_in_five_seconds_all_the_same(floors, clock) -> None:
+    look(floors, clock, 60.0, job(8, 5.0))  # the network stood still
+    assert "bottom" not in [look(floors, clock, 0.125)[0] for _ in range(40)]
+    assert look(floors, clock, 0.125)[0] == "bottom"
 
 
 def test_what_was_given_back_is_in_reach_of_the_next_claim(floors, clock) -> None:
