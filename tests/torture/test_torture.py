@@ -53,8 +53,9 @@ def zombie(cluster: Cluster, chance: random.Random) -> None:
         where job.task = %s and worker.pid = %s
     """
     again = "select 1 from pgqueue.jobs where id = %s and fence > %s and state = 'running'"
-    for _ in range(20):
-        cluster.enqueue(tasks.slow, 3.0)
+    for number in range(20):
+        # With a key, which the producers' operators leave alone: they would cancel these before anybody runs them again.
+        cluster.enqueue(tasks.slow.options(unique_key=f"zombie-{number}"), 3.0)
     eventually(lambda: cluster.sql(held, [tasks.slow.name, cluster.inside.pid]), timeout=30)
     cluster.freeze(cluster.inside.pid)
     jobs = cluster.sql(held, [tasks.slow.name, cluster.inside.pid])
