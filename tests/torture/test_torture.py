@@ -54,7 +54,7 @@ def zombie(cluster: Cluster, chance: random.Random) -> None:
     """
     again = "select 1 from pgqueue.jobs where id = %s and fence > %s and state = 'running'"
     for number in range(20):
-        # With a key, which the producers' operators leave alone: they would cancel these before anybody runs them again.
+        # With a key, so that the producers' operators leave them alone, and do not cancel them before they run again.
         cluster.enqueue(tasks.slow.options(unique_key=f"zombie-{number}"), 3.0)
     eventually(lambda: cluster.sql(held, [tasks.slow.name, cluster.inside.pid]), timeout=30)
     cluster.freeze(cluster.inside.pid)
