@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,11 +15,13 @@ import psycopg
 import pytest
 
 from pgqueue import Context, PgQueue, db
-from pgqueue.db import Claim
+from pgqueue.db import Claim, Lane
 from pgqueue.drivers.psycopg import run_raw
 from pgqueue.drivers.steps import play
 from pgqueue.enqueue import NewJob, Options
+from pgqueue.link import Link
 from pgqueue.worker.claim import Claimer
+from pgqueue.worker.floor import Floors, Start
 from tests.helpers import run, worker_row
 
 Look = psycopg.Connection[Any]
@@ -393,3 +396,30 @@ def test_what_cannot_be_printed_in_time_is_read_job_by_job_the_next_time(
     ]
     with pytest.raises(psycopg.errors.QueryCanceled):  # and tried in the ordinary way again
         asyncio.run(claimer.claim(10))
+
+
+def test_a_job_that_was_given_back_is_claimed_again_from_the_floor(
+    app: PgQueue, connection: Look, worker: UUID, pgqueue_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the next look lower down: here there is none."""
+    monkeypatch.setattr(Floors, "start", lambda self: Start("floor", [Lane(*k, *v) for k, v in self._floors.items()]))
+    first, second = enqueue(app), enqueue(app)
+    tasks = {"test.task": app.task(name="test.task")(lambda: None)}
+
+    async def work() -> None:
+        link = Link(pgqueue_database, "claim", random.random)
+        claimer = Claimer(app.statements, link, worker, tasks, None)
+        claimer._floors.lower(run(connection, db.claim(app.statements, worker, ["test.task"], None, 1))[0])
+        run(connection, db.give_back(app.statements, worker, [first], [1], [None]))
+        (attempt,) = await claimer.claim(1)
+        assert attempt.claim.id == first
+        (above,) = await claimer.claim(1)
+        assert above.claim.id == second
+        run(connection, db.give_back(app.statements, worker, [first], [2], [None]))
+        assert await claimer.claim(1) == []
+        claimer.given_back([attempt.claim])
+        (again,) = await claimer.claim(1)
+        assert (again.claim.id, again.claim.fence) == (first, 3)
+        await link.close()
+
+    asyncio.run(work())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+from pgqueue.worker.floor import Floors
 from tests.helpers import eventually
 
 QUICK = 2_000
@@ -29,9 +30,14 @@ def test_slow_jobs_are_claimed_for_free_slots_only(app, connection, work) -> Non
         hold.set()
 
 
-def test_quick_jobs_behind_slow_neighbours_are_given_back_without_an_attempt(app, connection, work, logged) -> None:
+def test_quick_jobs_behind_slow_neighbours_are_given_back_without_an_attempt(
+    app, connection, work, logged, monkeypatch
+) -> None:
     """Quick jobs raise the rate, then slow ones take every slot: what is claimed ahead must not wait for them."""
     began = threading.Semaphore(0)
+    lowered: set[int] = set()
+    lower = Floors.lower
+    monkeypatch.setattr(Floors, "lower", lambda self, claim: (lowered.add(claim.id), lower(self, claim)))
 
     @app.task(name="test.quick")
     async def quick(number: int) -> None: ...
@@ -52,6 +58,8 @@ def test_quick_jobs_behind_slow_neighbours_are_given_back_without_an_attempt(app
     eventually(lambda: connection.execute(HELD).fetchone()[0] == 2)
     eventually(lambda: logged("job_released"))
     assert connection.execute(LEFT).fetchone() == (QUICK, 0)
+    # And they are in reach of the next claim.
+    eventually(lambda: lowered and lowered == {line.job_id for line in logged("job_released")})
 
 
 def test_a_stop_gives_back_what_waits_for_a_slot(app, connection, work, logged) -> None:
