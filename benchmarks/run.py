@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import backlog, breakdown, bulk, commits, cost, drain, enqueue, held, pickup, rescue, retention
+from benchmarks import backlog, breakdown, bulk, commits, cost, drain, enqueue, held, monitor, pickup, rescue, retention
 
 
 def main() -> None:
-    for measure in (enqueue, bulk, drain, breakdown, pickup, held, backlog, commits, cost, retention, rescue):
+    for measure in (enqueue, bulk, drain, breakdown, pickup, held, backlog, commits, cost, retention, rescue, monitor):
         measure.main()
 
 

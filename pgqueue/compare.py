@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from pgqueue import db, monitor
 from pgqueue.drivers import perform
-from pgqueue.schema import STORAGE, metadata
+from pgqueue.schema import INVOKERS, INVOKERS_SINCE, STORAGE, metadata
 from pgqueue.sql import Statements, definitions, quote, statements
 
 _TEMPORARY = "pg_temp"
@@ -84,6 +84,10 @@ def _make(connection: sa.Connection) -> None:
         connection.exec_driver_sql(SQL("alter table {} set ({})").format(table, settings).as_string(None))
     for _, text in definitions(_TEMPORARY):
         connection.exec_driver_sql(text.replace("%", "%%"))
+    if (connection.dialect.server_version_info or ()) >= INVOKERS_SINCE:
+        for view in INVOKERS:
+            altered = SQL("alter view {} set (security_invoker = true)").format(Identifier(_TEMPORARY, view))
+            connection.exec_driver_sql(altered.as_string(None))
 
 
 def _parts(connection: sa.Connection, sql: Statements, home: str) -> tuple[Parts, str]:

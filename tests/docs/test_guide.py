@@ -70,7 +70,7 @@ def test_the_roles_of_the_sql_page_may_do_what_it_says_and_no_more(pgqueue_datab
     (text,) = [text for text in blocks(ROOT / "docs" / "sql.md", "sql") if "CREATE ROLE" in text]
     sql = statements("pgqueue")
     enqueues, looks = ("enqueue", "enqueue_many", "enqueue_alike", "holder"), ("find_jobs", "find_dead", "queue_depth")
-    may = {"shop_web": enqueues, "shop_worker": (*OF_A_WORKER, *enqueues), "shop_monitor": looks}
+    may = {"shop_web": enqueues, "shop_worker": (*OF_A_WORKER, *enqueues), "shop_monitor": looks, "shop_watch": ()}
     with psycopg.connect(pgqueue_database) as connection:
         connection.execute(text.encode())  # rolled back: roles are the whole server's
         for role, verbs in may.items():
@@ -100,7 +100,7 @@ def test_every_column_of_the_public_tables_and_views_is_documented(pgqueue_datab
         found = connection.execute(
             "SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'pgqueue'"
             " AND table_name IN ('jobs', 'finished_jobs', 'dead_jobs', 'job_errors', 'workers', 'queues',"
-            " 'queue_stats')"
+            " 'queue_stats', 'task_stats', 'worker_stats', 'failed_attempts')"
         ).fetchall()
     assert found
     assert [name for (name,) in found if name not in page] == []

@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from pgqueue import migrate
-from pgqueue.schema import STORAGE, VERSION_TABLE, metadata
+from pgqueue.schema import INVOKERS, INVOKERS_SINCE, STORAGE, VERSION_TABLE, metadata
 from pgqueue.sql import definitions, source
 from pgqueue.testing import _new_database, _url
 from tests.roles import new_role
@@ -83,7 +83,7 @@ def test_alembic_finds_nothing_to_change_in_a_migrated_database(database: str) -
     "change",
     [
         "alter table pgqueue.jobs add column colour text",
-        "alter table pgqueue.workers alter column concurrency type bigint",
+        "alter table pgqueue.retention alter column keep type bigint",
         "alter table pgqueue.jobs alter column queue drop default",
         "alter table pgqueue.dead_jobs alter column reason drop not null",
         "drop index pgqueue.jobs_expiring",
@@ -153,7 +153,14 @@ def test_storage_parameters_are_as_declared(look: Any) -> None:
         "select relname, reloptions from pg_class "
         "where relnamespace = 'pgqueue'::regnamespace and reloptions is not null"
     )
-    assert {name: dict(one.split("=") for one in options) for name, options in rows} == STORAGE
+    found = {name: dict(one.split("=") for one in options) for name, options in rows}
+    ((server,),) = look("select current_setting('server_version_num')::int / 10000")
+    views = {view: {"security_invoker": "true"} for view in INVOKERS} if (server,) >= INVOKERS_SINCE else {}
+    assert found == STORAGE | views
+
+
+def test_a_view_shows_a_role_no_more_than_the_tables_do_but_the_one_that_says_why() -> None:
+    assert {name for name, _ in source("view")} - set(INVOKERS) == {"failed_attempts"}
 
 
 def test_partitions_lie_ready_for_today_and_the_week_ahead(look: Any) -> None:

@@ -20,7 +20,7 @@ ROOMS = ("job", "worker", "monitor")
 FILES = sorted(path for room in ROOMS for path in (PACKAGE / "sql" / room).glob("*.sql"))
 EVERY_FILE = sorted((PACKAGE / "sql").rglob("*.sql"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
-TABLES = {table.name for table in schema.metadata("x").tables.values()} | {"job_history", "all_jobs", "queue_stats"}
+TABLES = {table.name for table in schema.metadata("x").tables.values()} | {name for name, _ in source("view")}
 
 
 def relative(path: Path) -> str:

@@ -1,16 +1,21 @@
 -- queue_stats: one row for each queue with a live or dead job or a row in `queues`. Counts are exact.
 -- queued: due now; scheduled: due later; oldest_age: how long the oldest due job has been due; completed_1m: jobs
 -- completed, failed_1m: attempts failed, both within the last minute.
+-- Counted by state first, and by queue then: with a condition on each count a million jobs took 1.3 times as long.
 create view {schema}.queue_stats as
-with live as (
-    select queue,
-        count(*) filter (where state = 'queued' and run_at <= statement_timestamp()) as queued,
-        count(*) filter (where state = 'queued' and run_at > statement_timestamp()) as scheduled,
-        count(*) filter (where state = 'running') as running,
-        count(*) filter (where state = 'blocked') as blocked,
-        statement_timestamp() - min(run_at) filter (where state = 'queued' and run_at <= statement_timestamp())
-            as oldest_age
+with counted as (
+    select queue, state, run_at <= statement_timestamp() as due, count(*) as jobs, min(run_at) as oldest
     from {schema}.jobs
+    group by 1, 2, 3
+),
+live as (
+    select queue,
+        sum(jobs) filter (where state = 'queued' and due) as queued,
+        sum(jobs) filter (where state = 'queued' and not due) as scheduled,
+        sum(jobs) filter (where state = 'running') as running,
+        sum(jobs) filter (where state = 'blocked') as blocked,
+        statement_timestamp() - min(oldest) filter (where state = 'queued' and due) as oldest_age
+    from counted
     group by queue
 ),
 dead as (
@@ -25,30 +30,25 @@ completed as (
 failed as (
     select queue, count(*) as failed
     from (
-        select job.queue, error.at
-        from {schema}.job_errors as error
-        join {schema}.jobs as job on job.id = error.job_id
-        where error.at > statement_timestamp() - interval '1 minute'
+        select job.queue
+        from {schema}.failed_attempts as attempt
+        join {schema}.jobs as job on job.id = attempt.job_id
+        where attempt.place = 'jobs' and attempt.at > statement_timestamp() - interval '1 minute'
         union all
-        -- The day is added to the first of its month: there is no 31st of February that could fail the cast, and with it
-        -- all the other queues. What plain SQL wrote in another shape is not counted.
-        select ended.queue, case
-            when error ->> 'at' ~ '^[1-9][0-9]{3}-(0[1-9]|1[0-2])-([0-2][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,6})?[+-](0[0-9]|1[0-4]):[0-5][0-9]$'
-            then overlay(error ->> 'at' placing '01' from 9)::timestamptz
-                + (substr(error ->> 'at', 9, 2)::int - 1) * interval '24 hours'
-        end
-        from (
-            select queue, errors from {schema}.dead_jobs where died_at > statement_timestamp() - interval '1 minute'
-            union all
-            select queue, errors
-            from {schema}.finished_jobs
-            where finished_at > statement_timestamp() - interval '1 minute' and errors is not null
-        ) as ended
-        cross join lateral jsonb_array_elements(
-            case jsonb_typeof(ended.errors) when 'array' then ended.errors else '[]' end
-        ) as error
+        select job.queue
+        from {schema}.failed_attempts as attempt
+        join {schema}.dead_jobs as job on job.id = attempt.job_id and job.died_at = attempt.ended_at
+        where attempt.place = 'dead_jobs' and attempt.ended_at > statement_timestamp() - interval '1 minute'
+            and attempt.at > statement_timestamp() - interval '1 minute'
+            and job.died_at > statement_timestamp() - interval '1 minute'
+        union all
+        select job.queue
+        from {schema}.failed_attempts as attempt
+        join {schema}.finished_jobs as job on job.id = attempt.job_id and job.finished_at = attempt.ended_at
+        where attempt.place = 'finished_jobs' and attempt.ended_at > statement_timestamp() - interval '1 minute'
+            and attempt.at > statement_timestamp() - interval '1 minute'
+            and job.finished_at > statement_timestamp() - interval '1 minute'
     ) as attempts
-    where at > statement_timestamp() - interval '1 minute'
     group by queue
 ),
 known as (
@@ -60,10 +60,10 @@ known as (
 )
 select
     queue,
-    coalesce(queued, 0) as queued,
-    coalesce(scheduled, 0) as scheduled,
-    coalesce(running, 0) as running,
-    coalesce(blocked, 0) as blocked,
+    coalesce(queued, 0)::bigint as queued,
+    coalesce(scheduled, 0)::bigint as scheduled,
+    coalesce(running, 0)::bigint as running,
+    coalesce(blocked, 0)::bigint as blocked,
     coalesce(dead, 0) as dead,
     oldest_age,
     coalesce(queues.paused, false) as paused,
