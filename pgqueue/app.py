@@ -371,6 +371,11 @@ class Jobs:
             raise JobNotFound(f"there is no job {job_id}")
         return found[0]
 
+    def why(self, job_id: int) -> list[monitor.Cause]:
+        """Why the job is not running: each cause as (cause, detail, since), the weightiest first, whose detail is a
+        sentence that stands by itself. `unknown` of a job that never was; ended and running ones are told of, too."""
+        return self._app.look(monitor.why(self._app.statements, job_id))
+
     def list(
         self,
         *,

@@ -541,6 +541,11 @@ def queue_depth(sql: Statements) -> Steps[Rows]:
     return (yield Call(sql["queue_depth"]))
 
 
+def why(sql: Statements, job_id: int) -> Steps[Rows]:
+    """(cause, detail, since) of each thing that keeps a job from running."""
+    return (yield Call(sql["why"], {"id": job_id}))
+
+
 def schema_version(sql: Statements) -> Steps[str | None]:
     """The migration the schema stands at; None when it was migrated away."""
     rows = yield Call(sql["schema_version"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from pgqueue import db, rights
 from pgqueue.drivers import NO_RIGHT, STANDBY, Steps, sqlstate
@@ -43,6 +44,24 @@ def find(
     if bare:
         return [replace(_job(row), args=_TOO_LARGE, meta=_TOO_LARGE, result=_TOO_LARGE) for row in rows]
     return [_job(row) for row in rows]
+
+
+class Cause(NamedTuple):
+    """One thing that keeps a job from running, or what became of it. cause: a word of docs/sql.md, "Why". detail: for
+    people; of the first cause a sentence that stands by itself. since: when it began; None where nobody knows."""
+
+    cause: str
+    detail: str
+    since: datetime | None
+
+
+def why(sql: Statements, job_id: int) -> Steps[list[Cause]]:
+    """Why a job is not running, the weightiest cause first; "unknown" of one that never was."""
+    if isinstance(job_id, bool) or not isinstance(job_id, int):
+        raise InvalidOption(f"job_id must be a whole number, not {job_id!r}")
+    if not -(2**63) <= job_id < 2**63:
+        return [Cause("unknown", f"there is no job {job_id}", None)]
+    return [Cause(*row) for row in (yield from db.why(sql, job_id))]
 
 
 def check_server(sql: Statements) -> Steps[None]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.resources import files
 from typing import NamedTuple
 
 from psycopg.sql import SQL, Identifier
@@ -26,6 +27,10 @@ class Right(NamedTuple):
     name: str
     privilege: str
 
+
+# Views that read with the rights of their owner; the others read with those of whoever asks (on PostgreSQL 14 they all
+# do as these).
+BY_OWNER = frozenset({"failed_attempts"})
 
 _ORDER = ("CONNECT", "TEMPORARY", "USAGE", "CREATE", "SELECT", "INSERT", "UPDATE", "DELETE", "EXECUTE")
 _PLACE = re.compile(
@@ -70,7 +75,26 @@ def of(statement: str) -> tuple[Right, ...]:
                 rights[Right("table", schema, name, "SELECT")] = None
     if "nextval(" in statement:
         rights[Right("sequence", schema, _SEQUENCE, "USAGE")] = None
+    for view in [one for one in rights if one.kind == "table" and one.name in _views()]:
+        for name in _read_by(view.name):
+            rights[Right("table", view.schema, name, "SELECT")] = None
     return tuple(rights)
+
+
+@cache
+def _views() -> dict[str, str]:
+    """The texts of the views that read with the rights of whoever asks, by name."""
+    found = {
+        re.sub(r"^\d+[a-z]?_|\.sql$", "", file.name): file for file in files("pgqueue.sql").joinpath("view").iterdir()
+    }
+    return {name: file.read_text(encoding="utf-8") for name, file in found.items() if name not in BY_OWNER}
+
+
+@cache
+def _read_by(view: str) -> tuple[str, ...]:
+    """The tables, and views, that a view reads."""
+    text = "\n".join(line for line in _views()[view].splitlines() if not line.startswith("--"))
+    return tuple(dict.fromkeys(one.name for one in of(text.replace("{schema}", '"x"')) if one.kind == "table"))
 
 
 def named(rights: Iterable[Right], said: str) -> list[Right]:

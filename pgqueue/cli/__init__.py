@@ -5,6 +5,7 @@
 migrate.py   makes the tables
 worker.py    runs jobs: the supervisor's door; child.py is the process it starts
 jobs.py      enqueue, and looking at jobs
+why.py       why a job is not running
 dead.py      the dead-letter table: look, redrive, purge
 demo.py      all of it on a server of its own; demo_tasks.py is the application it plays with
 bench.py     measures the database at hand, in a schema of its own
@@ -28,6 +29,7 @@ from pgqueue.cli.dead import dead
 from pgqueue.cli.demo import demo
 from pgqueue.cli.jobs import enqueue, jobs
 from pgqueue.cli.migrate import migrate
+from pgqueue.cli.why import why
 from pgqueue.cli.worker import worker
 
 
@@ -42,6 +44,7 @@ def cli() -> None:
       pgqueue migrate                          make the tables
       pgqueue worker shop.tasks:app            run jobs
       pgqueue enqueue shop.tasks.send '{"user_id": 7}'
+      pgqueue why 42                           why does job 42 not run?
       pgqueue dead list                        see what failed for good
       pgqueue demo                             see all of it, on a PostgreSQL of its own
 
@@ -52,7 +55,7 @@ def cli() -> None:
     """
 
 
-for _command in (migrate, worker, enqueue, jobs, dead, demo, bench, completion):
+for _command in (migrate, worker, enqueue, jobs, why, dead, demo, bench, completion):
     cli.add_command(_command)
 
 

@@ -194,12 +194,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
     # Into a file or a pipe nothing is cut, for grep.
     console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1_000)
     widths = [max(map(cell_len, column)) for column in zip(columns, *texts, strict=True)]
-    if "error" in columns:  # takes what the others leave
-        widths[columns.index("error")] = 24
+    prose = next((name for name in ("error", "detail") if name in columns), None)  # takes what the others leave
+    if prose is not None:
+        widths[columns.index(prose)] = 24
     if sum(widths) + 3 * (len(widths) - 1) <= console.width:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for column in columns:
-            table.add_column(column, overflow="fold", no_wrap=column != "error")
+            table.add_column(column, overflow="fold", no_wrap=column != prose)
         for row in texts:
             table.add_row(*map(Text, row))
         console.print(table)

@@ -28,7 +28,7 @@ COMMANDS = dict(commands(cli))
 
 def test_the_commands_are_these() -> None:
     assert {" ".join(path) for path, command in COMMANDS.items() if not isinstance(command, click.Group)} == {
-        "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs retry",
+        "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs retry", "why",
         "dead list", "dead show", "dead redrive", "dead purge", "demo", "bench", "completion",
     }  # fmt: skip
 

@@ -69,8 +69,16 @@ def test_the_queries_of_the_sql_page_run(pgqueue_database: str) -> None:
 def test_the_roles_of_the_sql_page_may_do_what_it_says_and_no_more(pgqueue_database: str) -> None:
     (text,) = [text for text in blocks(ROOT / "docs" / "sql.md", "sql") if "CREATE ROLE" in text]
     sql = statements("pgqueue")
-    enqueues, looks = ("enqueue", "enqueue_many", "enqueue_alike", "holder"), ("find_jobs", "find_dead", "queue_depth")
-    may = {"shop_web": enqueues, "shop_worker": (*OF_A_WORKER, *enqueues), "shop_monitor": looks, "shop_watch": ()}
+    enqueues, looks = (
+        ("enqueue", "enqueue_many", "enqueue_alike", "holder"),
+        ("find_jobs", "find_dead", "queue_depth", "why"),
+    )
+    may = {
+        "shop_web": enqueues,
+        "shop_worker": (*OF_A_WORKER, *enqueues),
+        "shop_monitor": looks,
+        "shop_watch": ("why",),
+    }
     with psycopg.connect(pgqueue_database) as connection:
         connection.execute(text.encode())  # rolled back: roles are the whole server's
         for role, verbs in may.items():

@@ -57,6 +57,8 @@ def test_a_statement_takes_the_rights_that_its_text_says_and_no_others(
 
     assert may(wanted)
     for one in wanted:
+        if one.kind == "table" and one.name not in sql[verb]:
+            continue  # of a view's tables a server looks only at those that it needs for what is asked, and 14 at none
         if one.kind != "sequence":  # of which a plan asks nothing; tests/migrate/test_rights.py enqueues without it
             assert not may(tuple(other for other in wanted if other != one)), one
 

@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from pgqueue import migrate
+from pgqueue import migrate, rights
 from pgqueue.schema import INVOKERS, INVOKERS_SINCE, STORAGE, VERSION_TABLE, metadata
 from pgqueue.sql import definitions, source
 from pgqueue.testing import _new_database, _url
@@ -160,7 +160,7 @@ def test_storage_parameters_are_as_declared(look: Any) -> None:
 
 
 def test_a_view_shows_a_role_no_more_than_the_tables_do_but_the_one_that_says_why() -> None:
-    assert {name for name, _ in source("view")} - set(INVOKERS) == {"failed_attempts"}
+    assert {name for name, _ in source("view")} - set(INVOKERS) == rights.BY_OWNER
 
 
 def test_partitions_lie_ready_for_today_and_the_week_ahead(look: Any) -> None:
@@ -218,7 +218,7 @@ def test_no_function_depends_on_its_callers_search_path_or_is_everybodys_to_call
         "where pronamespace = 'pgqueue'::regnamespace and prosecdef = %s",
         security,
     )
-    assert {row[0] for row in rows} == ({"prune"} if security else {"enqueue", "redrive"})
+    assert {row[0] for row in rows} == ({"prune"} if security else {"enqueue", "redrive", "why"})
     for name, settings, everybody in rows:
         assert "search_path=pg_catalog, pg_temp" in settings, name
         assert not everybody, name
@@ -246,7 +246,7 @@ def test_a_role_without_rights_can_call_none_of_them(pgqueue_database: str) -> N
         new_role(pgqueue_database, "usage on schema pgqueue") as role,
         psycopg.connect(pgqueue_database, autocommit=True, user=role) as connection,
     ):
-        for call in ("enqueue('t')", "redrive(1)", "prune(7, 86400)"):
+        for call in ("enqueue('t')", "redrive(1)", "why(1)", "prune(7, 86400)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
                 connection.execute(f"select pgqueue.{call}")
 

@@ -186,18 +186,22 @@ def test_nothing_that_looks_waits_for_a_worker_or_keeps_one_waiting(
         working.commit()
 
 
+def granted_to_watch(connection: Look, role: str) -> None:
+    """Grants what the page says that such a role needs."""
+    (text,) = [text for text in blocks(ROOT / "docs" / "sql.md", "sql") if "CREATE ROLE shop_watch" in text]
+    for one in re.sub(r"--.*", "", text).split(";"):
+        if "shop_watch" in one and "CREATE ROLE" not in one:
+            connection.execute(one.replace("shop_watch", role))
+
+
 SECRETS = ("card 4111", '"how"', "Boom")
 
 
 def test_a_role_that_watches_sees_every_figure_and_no_argument_result_or_error(
     app: PgQueue, connection: Look, pgqueue_database: str, busy: dict[str, int]
 ) -> None:
-    (text,) = [text for text in blocks(ROOT / "docs" / "sql.md", "sql") if "CREATE ROLE shop_watch" in text]
-    grants = re.sub(r"--.*", "", text).split(";")
-    mine = [one for one in grants if "shop_watch" in one and "CREATE ROLE" not in one]
     with new_role(pgqueue_database) as role:
-        for one in mine:
-            connection.execute(one.replace("shop_watch", role))
+        granted_to_watch(connection, role)
         with psycopg.connect(pgqueue_database, user=role, autocommit=True) as theirs:
             seen = [row for view in ("queue_stats", "task_stats", "worker_stats") for row in theirs.execute(
                 SQL("select * from pgqueue.{}").format(Identifier(view))).fetchall()]  # fmt: skip
