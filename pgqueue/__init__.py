@@ -3,13 +3,14 @@
 app.py         PgQueue: where database, tasks, events and the rooms below meet
 task.py        @app.task gives a function its name, options and .enqueue()
 arguments.py   a call's arguments to JSON and back as annotated
+schedule.py    what is enqueued at its time; ticks.py: when that is; schedules.py: app.schedules
 enqueue.py     the application's side: a job inside the caller's own transaction
 drivers/       run a statement on whatever connection the application hands over, a file a library
 db.py, sql/    every statement: db.py runs them, one function each; sql/ holds them, one file each
 worker/        claim, run, settle, in that order; supervisor.py keeps the processes that do it
 context.py     what a running job sees of itself; events.py: who is told what became of it
 link.py        a worker's connection, which comes back; counts.py: what it counted; logs.py: its lines
-maintenance/   chores any worker may do, safe to do twice: rescue, expire, prune
+maintenance/   chores any worker may do, safe to do twice: rescue, ticks, expire, prune
 monitor.py     the operator's eyes; rights.py: what a role lacks
 control.py     the operator's hands: redrive, purge, cancel, retry now
 environment.py the PGQUEUE_ variables, read strictly
@@ -40,6 +41,8 @@ from pgqueue.errors import (
     OperationError,
     PgQueueError,
     RetryLater,
+    ScheduleNotFound,
+    ScheduleTaken,
     SchemaError,
     Snooze,
     TaskError,
@@ -51,6 +54,8 @@ from pgqueue.errors import (
 )
 from pgqueue.job import DeadReason, Job, State
 from pgqueue.retry import RetryPolicy
+from pgqueue.schedule import Schedule
+from pgqueue.schedules import ScheduleStats
 from pgqueue.settings import VERSION
 from pgqueue.task import Task
 
@@ -78,6 +83,10 @@ __all__ = [
     "PgQueueError",
     "RetryLater",
     "RetryPolicy",
+    "Schedule",
+    "ScheduleNotFound",
+    "ScheduleStats",
+    "ScheduleTaken",
     "SchemaError",
     "Snooze",
     "State",

@@ -7,10 +7,11 @@ import logging
 import os
 import random
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from zoneinfo import ZoneInfo
 
 import psycopg
 import sqlalchemy as sa
@@ -29,6 +30,8 @@ from pgqueue.link import ENCODING
 from pgqueue.maintenance.chores import chores
 from pgqueue.retention import Retention
 from pgqueue.retry import Backoff, RetryPolicy
+from pgqueue.schedule import Schedule
+from pgqueue.schedules import Schedules
 from pgqueue.settings import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_QUEUE,
@@ -104,6 +107,7 @@ class PgQueue:
         self.events = Events()
         self.jobs = Jobs(self)
         self.dead = Dead(self)
+        self.schedules = Schedules(self)
         self._engine_conninfo: str | None = None
         self._engine: tuple[int, sa.Engine] | None = None
         self._async_engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncEngine] = (
@@ -137,6 +141,10 @@ class PgQueue:
         tags: tuple[str, ...] | list[str] = (),
         meta: Mapping[str, Any] | None = None,
         wake: bool = True,
+        cron: str | None = None,
+        every: float | timedelta | None = None,
+        timezone: str | ZoneInfo | None = None,
+        schedules: Sequence[Schedule] = (),
     ) -> Decorator: ...
     def task(self, *function: Any, **options: Any) -> Any:
         """Registers a plain function, sync or async, as a task. Bare or with options:
@@ -147,7 +155,9 @@ class PgQueue:
         name: what rows call it; `module.function`. retry: a RetryPolicy, or a function of (attempt, error) that returns
         seconds or None for no further attempt. timeout: seconds an attempt may run; no limit. keep, keep_for,
         keep_dead, keep_dead_for: how many of its finished and dead jobs stay, and how many seconds; as its app says.
-        The other options are the defaults of its jobs, see `Options`. Raises InvalidTask, DuplicateTask, InvalidOption.
+        cron="0 2 * * *" in a timezone, or every=60: enqueued by itself at these times; several, and arguments:
+        schedules=[Schedule(...)]. The other options are the defaults of its jobs, see `Options`. Raises InvalidTask,
+        DuplicateTask, InvalidOption.
         """
         if not function:
             return partial(self._register, **options)
@@ -158,6 +168,13 @@ class PgQueue:
         known = self.tasks.get(made.name)
         if known is not None and _where(known.function) != _where(made.function):
             raise DuplicateTask(f"task {made.name} is defined twice: give one of them another name=")
+        names = [one.name or made.name for one in made.schedules]
+        taken = {
+            one.name or task.name for task in self.tasks.values() if task.name != made.name for one in task.schedules
+        }
+        twice = sorted({name for name in names if name in taken or names.count(name) > 1})
+        if twice:
+            raise InvalidOption(f"two schedules are called {twice[0]}: give one of them another name=")
         self.tasks[made.name] = made
         return made
 
@@ -279,7 +296,7 @@ class PgQueue:
         read. `pgqueue worker` is the stronger way to run one.
         """
         for task in self.tasks.values():
-            task.signature.check()
+            task.check()
         if isinstance(settings.get("queues"), list):
             settings["queues"] = tuple(settings["queues"])
         try:
@@ -316,6 +333,7 @@ class PgQueue:
                 random.random,
                 tasks={name: task.retention for name, task in self.tasks.items()},
                 on_suspects=on_suspects,
+                schedules=[row for task in self.tasks.values() for row in task.scheduled()],
             ),
         )
 
@@ -340,8 +358,11 @@ _OF_OTHERS = {
     "redrive",
     "purge",
     "taken",
+    "pause",
+    "run_now",
+    "remove",
 }
-OF_A_WORKER = tuple(verb for verb, _ in source("job", "worker") if verb not in _OF_OTHERS)
+OF_A_WORKER = tuple(verb for verb, _ in source("job", "schedule", "worker") if verb not in _OF_OTHERS)
 
 
 def check(heart: Heart) -> None:

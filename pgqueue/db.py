@@ -417,6 +417,117 @@ def prune_dead(sql: Statements, tasks: list[str], limit: int, now: Now = None) -
     return _ids((yield Call(sql["prune_dead"], {"tasks": tasks, "limit": limit, "now": now})))
 
 
+# -- schedules ------------------------------------------------------------------------------------------------------
+
+
+class Declared(NamedTuple):
+    """What became of a schedule that was written: added, changed, same (it stood there), or taken (it is another's)."""
+
+    outcome: str
+    revision: int
+    since: datetime
+    last_tick: datetime | None
+    next_tick: datetime | None
+
+
+class Due(NamedTuple):
+    """A schedule whose tick has come; or, without one, whose next tick is to be worked out."""
+
+    name: str
+    task: str
+    cron: str | None
+    every: float | None
+    timezone: str
+    missed: str
+    missed_limit: int
+    since: datetime
+    last_tick: datetime | None
+    next_tick: datetime | None
+    revision: int
+    problem: str | None
+
+
+def declare(sql: Statements, columns: Mapping[str, Any], *, declared: bool, now: Now = None) -> Steps[Declared]:
+    """Writes a schedule's row. columns: see Schedule.columns. declared: in code, by a worker that starts."""
+    while True:
+        rows = yield Call(sql["declare"], {**columns, "declared": declared, "now": now})
+        if rows:
+            return Declared(*rows[0])
+        # Somebody wrote it after our statement had begun: the next one sees it.
+
+
+def orphan(sql: Statements, tasks: Sequence[str], names: Sequence[str], now: Now = None) -> Steps[Rows]:
+    """(name, task) of schedules of these tasks that were declared, and are not among these names; they fire no more."""
+    return (yield Call(sql["orphan"], {"tasks": list(tasks), "names": list(names), "now": now}))
+
+
+def forget(sql: Statements, keep: float, now: Now = None) -> Steps[Rows]:
+    """Removes declared schedules that have been nobody's for `keep` seconds: their (name, task)."""
+    return (yield Call(sql["forget"], {"keep": keep, "now": now}))
+
+
+def due(
+    sql: Statements, tasks: Sequence[str], limit: int, now: Now = None
+) -> Steps[tuple[datetime, float | None, list[Due]]]:
+    """(the server's clock, seconds until the next tick, the schedules that are due or not planned yet)."""
+    rows = yield Call(sql["due"], {"tasks": list(tasks), "limit": limit, "now": now})
+    return rows[0][0], rows[0][1], [Due(*row[2:]) for row in rows if row[2] is not None]
+
+
+def plan(sql: Statements, name: str, revision: int, next_tick: datetime | None, problem: str | None) -> Steps[bool]:
+    """Writes down the next tick, or why there is none; false if the schedule is another by now, or it stood there."""
+    params = {"name": name, "revision": revision, "next_tick": next_tick, "problem": problem}
+    return bool((yield Call(sql["plan"], params)))
+
+
+class Fired(NamedTuple):
+    """What a firing made: busy, if a live job of the schedule kept it from that; the jobs' ids, and their queue."""
+
+    busy: bool
+    ids: list[int]
+    queue: str
+
+
+def fire(
+    sql: Statements,
+    due: Due,
+    ticks: Sequence[datetime],
+    following: datetime | None,
+    decided: datetime,
+    passed: int,
+    now: Now = None,
+) -> Steps[Fired | None]:
+    """A job for each of the ticks, and on to the following one; None: somebody else did it, or changed the schedule."""
+    params = {
+        "name": due.name,
+        "revision": due.revision,
+        "next_tick": due.next_tick,
+        "ticks": list(ticks),
+        "following": following,
+        "decided": decided,
+        "passed": passed,
+        "now": now,
+    }
+    rows = yield Call(sql["fire"], params)
+    return Fired(*rows[0][:3]) if rows else None
+
+
+def pause_schedules(sql: Statements, names: Sequence[str], *, paused: bool, now: Now = None) -> Steps[dict[str, bool]]:
+    """Those of the names that there are, and whether each was changed."""
+    return dict((yield Call(sql["pause"], {"names": list(names), "paused": paused, "now": now})))
+
+
+def run_now(sql: Statements, name: str, now: Now = None) -> Steps[tuple[Any, ...] | None]:
+    """A job of a schedule: id, task, queue, priority, run_at, max_attempts, created_at, tags, meta; None: none such."""
+    rows = yield Call(sql["run_now"], {"name": name, "now": now}, notifies=True)
+    return rows[0][:9] if rows else None
+
+
+def remove_schedules(sql: Statements, names: Sequence[str]) -> Steps[dict[str, bool]]:
+    """Those that were removed, and whether code had declared each."""
+    return dict((yield Call(sql["remove"], {"names": list(names)})))
+
+
 # -- workers --------------------------------------------------------------------------------------------------------
 
 
@@ -544,6 +655,11 @@ def queue_depth(sql: Statements) -> Steps[Rows]:
 def why(sql: Statements, job_id: int) -> Steps[Rows]:
     """(cause, detail, since) of each thing that keeps a job from running."""
     return (yield Call(sql["why"], {"id": job_id}))
+
+
+def find_schedules(sql: Statements, names: Sequence[str] | None = None) -> Steps[Rows]:
+    """The schedules of these names, or all, by name."""
+    return (yield Call(sql["find_schedules"], {"names": None if names is None else list(names)}))
 
 
 def schema_version(sql: Statements) -> Steps[str | None]:

@@ -17,6 +17,8 @@
     │   └── BadRow (ValueError)              a stored job that cannot be read
     ├── OperationError                       what an operator asked for cannot be done
     │   ├── JobNotFound (LookupError)        no such job
+    │   ├── ScheduleNotFound (LookupError)   no such schedule
+    │   ├── ScheduleTaken (ValueError)       the name is that of a schedule which code declares
     │   └── UniqueKeyTaken (ValueError)      a live job holds the unique key
     ├── SchemaError                          the database has no usable pgqueue schema
     │   └── MissingRight                     or the role may not use it; the message has the GRANT
@@ -102,6 +104,14 @@ class OperationError(PgQueueError):
 
 class JobNotFound(OperationError, LookupError):
     """There is no such job."""
+
+
+class ScheduleNotFound(OperationError, LookupError):
+    """There is no such schedule."""
+
+
+class ScheduleTaken(OperationError, ValueError):
+    """The name is that of a schedule which code declares: it is changed there."""
 
 
 class UniqueKeyTaken(OperationError, ValueError):

@@ -21,6 +21,8 @@ FIELDS = (
     "max_attempts",
     "fence",
     "worker_id",
+    "schedule",
+    "tick",
     "connection",
     "seconds",
     "delay",

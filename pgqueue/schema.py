@@ -8,6 +8,7 @@
     sleepers        idle workers an enqueue may wake; a hint only, so UNLOGGED
     queues          a row for each queue that somebody paused
     retention       how long ended jobs are kept, for each task that says so
+    schedules       what is enqueued at its time, and when that is next
 
 No foreign keys and no columns that grow on `jobs`: it is the hot table. Text with a named CHECK instead of enums, so
 that a state can be added without rewriting a type. Functions and views are in sql/function and sql/view.
@@ -60,7 +61,7 @@ STORAGE: dict[str, dict[str, str]] = {
 # Views that run with the rights of whoever asks, on PostgreSQL 15 and newer, where that can be said: a row security
 # policy holds through them. Set by ALTER VIEW, since 14 would not take a CREATE that says so. `failed_attempts` is not
 # among them, see its header.
-INVOKERS = ("job_history", "all_jobs", "queue_stats", "task_stats", "worker_stats")
+INVOKERS = ("job_history", "all_jobs", "queue_stats", "task_stats", "worker_stats", "schedule_stats")
 INVOKERS_SINCE = (15,)  # the server's version
 
 
@@ -235,5 +236,67 @@ def metadata(schema: str) -> MetaData:
             "keep_dead >= 0 AND keep_dead_for >= 0 AND keep_dead_for < 'Infinity'::double precision",
             name="retention_keep_dead",
         ),
+    )
+
+    Table(
+        "schedules",
+        meta,
+        Column("name", Text, primary_key=True),
+        Column("task", Text, nullable=False),
+        Column("cron", Text, comment="five fields; or every"),
+        Column("every", Float, comment="seconds; ticks are multiples of it since 1970; or cron"),
+        Column("timezone", Text, nullable=False, server_default="UTC"),
+        Column("args", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+        Column("queue", Text, nullable=False, server_default="default"),
+        Column("priority", SmallInteger, nullable=False, server_default="0"),
+        Column("max_attempts", Integer, nullable=False, server_default="4"),
+        Column("expires_in", Float, comment="seconds after its tick, within which a job must start"),
+        Column("timeout", Float, comment="seconds one attempt may run; null: the task's own"),
+        Column("retry", JSONB),
+        Column("tags", ARRAY(Text)),
+        Column("meta", JSONB),
+        Column("missed", Text, nullable=False, server_default="latest"),
+        Column("missed_limit", Integer, nullable=False, server_default="100", comment="of missed all"),
+        Column("overlap", Text, nullable=False, server_default="allow"),
+        Column("paused", Boolean, nullable=False, server_default=text("false")),
+        Column("paused_at", DateTime(timezone=True)),
+        Column("declared", Boolean, nullable=False, server_default=text("false"), comment="in code; else added"),
+        Column("orphaned_at", DateTime(timezone=True), comment="declared no more since then; null: it is"),
+        Column(
+            "since",
+            DateTime(timezone=True),
+            nullable=False,
+            server_default=text("statement_timestamp()"),
+            comment="ticks after this moment count",
+        ),
+        Column("next_tick", DateTime(timezone=True), comment="null: not worked out yet, or it fires no more"),
+        Column("last_tick", DateTime(timezone=True), comment="the latest that was fired or skipped"),
+        Column("fired_at", DateTime(timezone=True), comment="when the latest firing was"),
+        Column("last_job", BigInteger),
+        Column(
+            "open_jobs",
+            ARRAY(BigInteger),
+            nullable=False,
+            server_default=text("'{}'::bigint[]"),
+            comment="those of which some may be live",
+        ),
+        Column("fired", BigInteger, nullable=False, server_default="0", comment="jobs made at ticks"),
+        Column("skipped", BigInteger, nullable=False, server_default="0", comment="ticks without a job"),
+        Column("problem", Text, comment="why a worker cannot tell its ticks"),
+        Column("revision", BigInteger, Identity(), nullable=False, comment="another after each change and firing"),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        Column("changed_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        CheckConstraint("name ~ '^[A-Za-z0-9_.:-]{1,128}$'", name="schedules_name"),
+        CheckConstraint("(cron IS NULL) <> (every IS NULL)", name="schedules_time"),
+        CheckConstraint("every >= 1 AND every < 'Infinity'::double precision", name="schedules_every"),
+        CheckConstraint("jsonb_typeof(args) IN ('object', 'array')", name="schedules_args"),
+        CheckConstraint("jsonb_typeof(meta) = 'object'", name="schedules_meta"),
+        CheckConstraint("priority BETWEEN -100 AND 100", name="schedules_priority"),
+        CheckConstraint("max_attempts >= 1", name="schedules_max_attempts"),
+        CheckConstraint("timeout > 0 AND timeout < 'Infinity'::double precision", name="schedules_timeout"),
+        CheckConstraint("expires_in > 0 AND expires_in < 'Infinity'::double precision", name="schedules_expires_in"),
+        CheckConstraint("missed IN ('skip', 'latest', 'all')", name="schedules_missed"),
+        CheckConstraint("missed_limit BETWEEN 1 AND 1000", name="schedules_missed_limit"),
+        CheckConstraint("overlap IN ('allow', 'skip')", name="schedules_overlap"),
     )
     return meta

@@ -15,16 +15,18 @@ from pgqueue import enqueue as enqueueing
 from pgqueue.arguments import Signature
 from pgqueue.drivers import AsyncConnection, SyncConnection
 from pgqueue.enqueue import NewJob, Options
-from pgqueue.errors import InvalidArguments, InvalidOption, InvalidTask
+from pgqueue.errors import EnqueueError, InvalidArguments, InvalidOption, InvalidTask
 from pgqueue.job import Job
 from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
+from pgqueue.schedule import Schedule
 from pgqueue.sql import Statements
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _OPTION_NAMES = frozenset(field.name for field in fields(Options))
+_SCHEDULE = frozenset({"cron", "every", "timezone", "schedules"})
 
 
 class CallOptions(TypedDict, total=False):
@@ -74,12 +76,14 @@ class Task(Generic[P, R]):
         retry: RetryPolicy,
         timeout: float | None,
         retention: Retention,
+        schedules: tuple[Schedule, ...] = (),
     ) -> None:
         self.name = name
         self.function = function
         self.retry = retry
         self.timeout = timeout
         self.retention = retention
+        self.schedules = schedules
         # A decorator's wrapper counts as well as what it wraps: either may be the async one.
         self.is_async = any(map(inspect.iscoroutinefunction, (function, inspect.unwrap(function))))
         self.signature = Signature(function, name)
@@ -140,6 +144,25 @@ class Task(Generic[P, R]):
         """One call that is not enqueued yet, for `app.enqueue_many`. Raises EnqueueError."""
         return NewJob(self.name, self.signature.encode(args, kwargs), self._options)
 
+    def check(self) -> None:
+        """Raises InvalidTask when the annotations cannot be read, or a schedule's arguments do not fit them."""
+        self.signature.check()
+        self.scheduled()
+
+    def scheduled(self) -> list[dict[str, Any]]:
+        """The rows of its schedules. Raises InvalidTask; not when it is decorated, as an annotation may name a class
+        that comes later in its module."""
+        rows = []
+        for one in self.schedules:
+            name = one.name or self.name
+            args, kwargs = ((), one.args) if isinstance(one.args, Mapping) else (tuple(one.args), {})
+            try:
+                text = self.signature.encode(args, kwargs)
+            except EnqueueError as error:
+                raise InvalidTask(f"schedule {name}: {error}") from None
+            rows.append(one.columns(name, NewJob(self.name, text, self._options)))
+        return rows
+
     def options(self, **options: Unpack[CallOptions]) -> Task[P, R]:
         """The same task with other options for the jobs enqueued through what this returns; see `Options`.
 
@@ -182,6 +205,10 @@ def make(
     keep_for: Any = None,
     keep_dead: Any = None,
     keep_dead_for: Any = None,
+    cron: Any = None,
+    every: Any = None,
+    timezone: Any = None,
+    schedules: Any = (),
     **options: Any,
 ) -> Task[Any, Any]:
     """A Task of a plain function. Raises InvalidTask, InvalidOption."""
@@ -197,7 +224,7 @@ def make(
         raise InvalidTask(f"task {function.__name__} is a generator; a task returns once")
     if next(iter(inspect.signature(function).parameters), None) in ("self", "cls") and "." in _inside(function):
         raise InvalidTask(f"{function.__qualname__} looks like a method; a task must be a plain function")
-    _refuse_unknown("task", options, _OPTION_NAMES - {"run_at", "unique_key"} | set(Retention.NAMES))
+    _refuse_unknown("task", options, _OPTION_NAMES - {"run_at", "unique_key"} | set(Retention.NAMES) | _SCHEDULE)
     if callable(retry) and not isinstance(retry, RetryPolicy):
         retry = RetryPolicy(backoff=retry)
     if retry is not None and not isinstance(retry, RetryPolicy):
@@ -205,6 +232,7 @@ def make(
             f"retry must be a RetryPolicy or a function of (attempt, error), not {type(retry).__name__}"
         )
     retention = Retention(keep, keep_for, keep_dead, keep_dead_for).over(home.kept)
+    declared = _schedules(cron, every, timezone, schedules)
     checked = Options(timeout=timeout, **options)  # type: ignore[arg-type]
     return Task(
         home,
@@ -214,7 +242,21 @@ def make(
         retry=retry or RetryPolicy(),
         timeout=checked.timeout,  # type: ignore[arg-type]
         retention=retention,
+        schedules=declared,
     )
+
+
+def _schedules(cron: Any, every: Any, timezone: Any, schedules: Any) -> tuple[Schedule, ...]:
+    """What a task says of its times, in one form."""
+    if (cron, every, timezone) != (None, None, None):
+        if schedules:
+            raise InvalidOption("give either cron=, every= and timezone=, or schedules=[Schedule(...), ...]")
+        return (Schedule(cron=cron, every=every, timezone=timezone),)
+    if not isinstance(schedules, tuple | list) or not all(isinstance(one, Schedule) for one in schedules):
+        raise InvalidOption("schedules must be a list of Schedule(cron=... or every=...)")
+    if len(schedules) > 1 and not all(one.name for one in schedules):
+        raise InvalidOption("a task with several schedules has a name for each: Schedule(name=..., cron=...)")
+    return tuple(schedules)
 
 
 def default_name(function: Callable[..., Any]) -> str:

@@ -7,6 +7,7 @@ worker.py    runs jobs: the supervisor's door; child.py is the process it starts
 jobs.py      enqueue, and looking at jobs
 why.py       why a job is not running
 dead.py      the dead-letter table: look, redrive, purge
+schedules.py what is enqueued at its time
 demo.py      all of it on a server of its own; demo_tasks.py is the application it plays with
 bench.py     measures the database at hand, in a schema of its own
 completion.py  what a shell needs to complete our commands
@@ -29,6 +30,7 @@ from pgqueue.cli.dead import dead
 from pgqueue.cli.demo import demo
 from pgqueue.cli.jobs import enqueue, jobs
 from pgqueue.cli.migrate import migrate
+from pgqueue.cli.schedules import schedules
 from pgqueue.cli.why import why
 from pgqueue.cli.worker import worker
 
@@ -46,6 +48,7 @@ def cli() -> None:
       pgqueue enqueue shop.tasks.send '{"user_id": 7}'
       pgqueue why 42                           why does job 42 not run?
       pgqueue dead list                        see what failed for good
+      pgqueue schedules list                   see what is enqueued by itself, and when
       pgqueue demo                             see all of it, on a PostgreSQL of its own
 
     The database is --database-url or PGQUEUE_DATABASE_URL, e.g. postgresql://user@host/dbname. Every option of
@@ -55,7 +58,7 @@ def cli() -> None:
     """
 
 
-for _command in (migrate, worker, enqueue, jobs, why, dead, demo, bench, completion):
+for _command in (migrate, worker, enqueue, jobs, why, dead, schedules, demo, bench, completion):
     cli.add_command(_command)
 
 

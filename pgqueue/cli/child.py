@@ -57,7 +57,7 @@ def main(descriptor: int) -> NoReturn:
         app.move(start["url"], start["schema"])
         conninfo = app.conninfo
         for task in app.tasks.values():
-            task.signature.check()
+            task.check()
     except (ConfigurationError, InvalidTask) as error:
         _exit(EXIT_USAGE, f"pgqueue: {error}")
     except sa.exc.OperationalError as error:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import psycopg
 
 from pgqueue import db
+from pgqueue.drivers import Steps
 from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
+from pgqueue.maintenance import tick
 from pgqueue.maintenance.expire import expire, tell_expired
 from pgqueue.maintenance.prune import prune, prune_jobs, retain
 from pgqueue.maintenance.rescue import sweep, tell
@@ -20,12 +22,16 @@ from pgqueue.retention import Retention
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import Statements
 
+T = TypeVar("T")
+
 log = logging.getLogger("pgqueue")
 
 _SUSPECTS = 100  # counted at most: more than any supervisor starts processes for
 PRUNE_EVERY = 600.0  # seconds; an empty day costs one look at the catalogue
 PRUNE_JOBS_EVERY = 60.0  # seconds between prunes of the tasks that have a policy, by whichever worker
 _SHARE = 20.0  # of the time at most one part goes into them: they scan all of finished_jobs
+_AGAIN = 0.02  # seconds before another look at ticks, when the last one was not the end of it
+FORGET_EVERY = 600.0  # seconds between looks for schedules that have been nobody's for days
 
 
 def chores(
@@ -36,14 +42,15 @@ def chores(
     *,
     tasks: Mapping[str, Retention],
     on_suspects: Callable[[int], None] | None,
+    schedules: Sequence[Mapping[str, Any]] = (),
 ) -> Callable[[Link, Events], Coroutine[Any, Any, None]]:
     """The chores of one worker: a coroutine function that never ends by itself.
 
     tasks: what each keeps of its ended jobs. on_suspects: called by each sweep that finds jobs of these tasks waiting
-    that must run alone, with their number; None: nobody asks.
+    that must run alone, with their number; None: nobody asks. schedules: the rows of those that its code declares.
     """
 
-    async def look_after(link: Link, events: Events) -> None:
+    async def look_after(link: _Shared, events: Events) -> None:
         next_prune = next_turn = began = 0.0
         turn: dict[str, bool] = {}  # tasks that we are pruning, a part between two sweeps: rescue must not wait for it
         pause = PRUNE_JOBS_EVERY
@@ -81,16 +88,70 @@ def chores(
                     next_turn = 0.0
                 await link.pause(tries, error)
                 continue
-            except psycopg.Error as error:  # a missing right, say: the worker can do without its chores
-                log.error(
-                    "a chore failed: %s",
-                    error.diag.message_primary or type(error).__name__,
-                    extra={"event": "chore_failed"},
-                )
+            except psycopg.Error as error:
+                _failed(error)
                 turn = {}
             if turn:
                 continue
             # Jittered, or a fleet that was started together sweeps together for ever.
             await asyncio.sleep(settings.sweep_interval * (0.8 + 0.4 * uniform()))
 
-    return look_after
+    async def fire_ticks(link: _Shared) -> None:
+        known = sorted(tasks)
+        declared = False
+        next_forget = 0.0
+        tries = 0
+        while True:
+            pause: float | None = None
+            try:
+                if not declared:
+                    await link.transaction(tick.declare(sql, schedules, known))
+                    declared = True
+                if time.monotonic() >= next_forget:
+                    next_forget = time.monotonic() + FORGET_EVERY
+                    await link.perform(tick.forget(sql))
+                pause = await link.perform(tick.look(sql, known))
+                tries = 0
+            except INFRASTRUCTURE as error:
+                tries += 1
+                await link.pause(tries, error)
+                continue
+            except psycopg.Error as error:
+                _failed(error)
+            # At the tick, and now and then for what was added since; jittered, or a fleet would look as one.
+            most = settings.sweep_interval * (0.8 + 0.4 * uniform())
+            await asyncio.sleep(most if pause is None else min(most, max(_AGAIN, pause)))
+
+    async def both(link: Link, events: Events) -> None:
+        shared = _Shared(link)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(look_after(shared, events))
+            group.create_task(fire_ticks(shared))
+
+    return both
+
+
+class _Shared:
+    """A link for two who take turns: a tick waits for one statement of the other chores, not for a round of them."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._turn = asyncio.Lock()
+        self.pause = link.pause
+
+    async def perform(self, steps: Steps[T]) -> T:
+        async with self._turn:
+            return await self._link.perform(steps)
+
+    async def transaction(self, steps: Steps[T]) -> T:
+        async with self._turn:
+            return await self._link.transaction(steps)
+
+
+def _failed(error: psycopg.Error) -> None:
+    """A missing right, say: the worker can do without its chores."""
+    log.error(
+        "a chore failed: %s",
+        error.diag.message_primary or type(error).__name__,
+        extra={"event": "chore_failed"},
+    )

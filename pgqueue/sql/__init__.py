@@ -1,6 +1,7 @@
 """Every statement pgqueue runs, one file each; here they are found by their verb, whatever their number.
 
     sql/job/        a job's life, in its order: 1_enqueue … 8_prune
+    sql/schedule/   what is enqueued at its time: declared, due, fired
     sql/worker/     a worker's own row, its sleep and its wake-up
     sql/monitor/    what operators ask
     sql/function/   the SQL functions of the public surface; made by migrations, called by people
@@ -30,7 +31,8 @@ class Statements(Mapping[str, str]):
         quoted = quote(schema)
         # A % in a schema name would read as the start of a parameter.
         self._texts = {
-            verb: render(text, quoted.replace("%", "%%")) for verb, text in source("job", "worker", "monitor")
+            verb: render(text, quoted.replace("%", "%%"))
+            for verb, text in source("job", "schedule", "worker", "monitor")
         }
 
     def __getitem__(self, verb: str) -> str:

@@ -29,7 +29,9 @@ COMMANDS = dict(commands(cli))
 def test_the_commands_are_these() -> None:
     assert {" ".join(path) for path, command in COMMANDS.items() if not isinstance(command, click.Group)} == {
         "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs retry", "why",
-        "dead list", "dead show", "dead redrive", "dead purge", "demo", "bench", "completion",
+        "dead list", "dead show", "dead redrive", "dead purge",
+        "schedules list", "schedules add", "schedules pause", "schedules resume", "schedules run", "schedules remove",
+        "schedules preview", "demo", "bench", "completion",
     }  # fmt: skip
 
 
@@ -54,9 +56,10 @@ def test_every_option_says_what_it_is_for(path: tuple[str, ...]) -> None:
 )
 def test_every_command_takes_the_database_and_what_prints_data_prints_json(path: tuple[str, ...]) -> None:
     flags = {flag for option in COMMANDS[path].params for flag in option.opts}
-    no_database = path in {("demo",), ("completion",)}  # the one brings its own, the other needs none
+    # One brings its own, the others need none.
+    no_database = path in {("demo",), ("completion",), ("schedules", "preview")}
     assert ({"--database-url", "--schema"} <= flags) is not no_database
-    no_data = no_database or path == ("worker",)  # whose lines are a log: --log-format json
+    no_data = path in {("demo",), ("completion",)} or path == ("worker",)  # whose lines are a log: --log-format json
     assert ("--json" in flags) is not no_data
 
 

@@ -22,6 +22,8 @@ from pgqueue.enqueue import Options
 from pgqueue.job import DeadReason, State
 from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
+from pgqueue.schedule import Schedule
+from pgqueue.schedules import Schedules
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import source
 from pgqueue.task import Task
@@ -134,6 +136,15 @@ def test_every_option_of_a_job_and_of_a_policy_is_documented_with_unit_default_a
     assert all(row["unit"] and row["meaning"] and row["why that default"] for row in rows.values())
 
 
+def test_every_field_of_a_schedule_is_documented_with_unit_default_and_reason() -> None:
+    rows = table("`Schedule(…)`")
+    assert {name: row["default"] for name, row in rows.items()} == {
+        item.name: {"timezone": "UTC", "name": "the task's"}.get(item.name, said(item.default))
+        for item in dataclasses.fields(Schedule)
+    }
+    assert all(row["unit"] and row["meaning"] and row["why that default"] for row in rows.values())
+
+
 def test_every_option_of_a_task_alone_is_documented_with_unit_default_and_reason() -> None:
     rows = table("option of a task")
     assert tuple(rows) == Retention.NAMES
@@ -185,10 +196,23 @@ def test_every_error_is_in_the_documentation(text: str, name: str) -> None:
 
 
 # For pgqueue's own rooms; an application has no use for them.
-INSIDE = {"statements", "perform", "conninfo", "async_engine", "loop", "move", "enqueue_alone", "enqueue_alone_async"}
+INSIDE = {
+    "check",
+    "scheduled",
+    "statements",
+    "perform",
+    "conninfo",
+    "async_engine",
+    "loop",
+    "move",
+    "enqueue_alone",
+    "enqueue_alone_async",
+}
 
 
-@pytest.mark.parametrize("kind", [PgQueue, Jobs, Dead, Task, pgqueue.Context], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [PgQueue, Jobs, Dead, Schedules, Task, pgqueue.Context], ids=lambda kind: kind.__name__
+)
 def test_every_method_that_people_call_is_in_the_documentation(text: str, kind: type) -> None:
     missing = [name for name in vars(kind) if name[0] != "_" and name not in INSIDE and not mentions(text, name)]
     assert not missing

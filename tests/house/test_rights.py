@@ -19,7 +19,7 @@ from tests.helpers import run
 from tests.roles import new_role
 
 ODD = 'a"; drop table x; -- 100%'
-VERBS = [verb for verb, _ in source("job", "worker", "monitor") if verb not in ("server", "schema_parts")]
+VERBS = [verb for verb, _ in source("job", "schedule", "worker", "monitor") if verb not in ("server", "schema_parts")]
 VERBS = [verb for verb in VERBS if verb not in ("missing_rights", "ownership")]  # of the catalogue, everybody's
 
 
@@ -85,5 +85,5 @@ def test_a_worker_that_starts_asks_for_the_rights_of_what_workers_run_and_of_not
     verbs_of = {function: set(re.findall(r'sql\["(\w+)"\]', body)) for function, body in bodies}
     called = {name for file in ROOMS_OF_A_WORKER for name in re.findall(r"\bdb\.(\w+)", file.read_text())}
     run_by_workers = set().union(*(verbs_of.get(name, set()) for name in called))
-    of_jobs_and_workers = {verb for verb, _ in source("job", "worker")}
+    of_jobs_and_workers = {verb for verb, _ in source("job", "schedule", "worker")}
     assert set(OF_A_WORKER) == run_by_workers & of_jobs_and_workers

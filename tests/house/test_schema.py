@@ -26,14 +26,14 @@ PARTITION = re.compile(r"finished_jobs_\d{8}")
 
 @pytest.fixture(scope="module")
 def database(pgqueue_server: str, pgqueue_template: str) -> Iterator[str]:
-    """A migrated database, and beside it a schema `declared` that is made from schema.py and sql/ alone."""
+    """A migrated database, and beside it a schema `of_the_code` that is made from schema.py and sql/ alone."""
     with _new_database(pgqueue_server, pgqueue_template) as name:
         url = _url(pgqueue_server, name)
         engine = _engine(url)
         with engine.begin() as connection:
-            connection.execute(sa.text("create schema declared"))
-            metadata("declared").create_all(connection)
-            for _, text in definitions("declared"):
+            connection.execute(sa.text("create schema of_the_code"))
+            metadata("of_the_code").create_all(connection)
+            for _, text in definitions("of_the_code"):
                 connection.exec_driver_sql(text.replace("%", "%%"))
         engine.dispose()
         yield url
@@ -119,7 +119,7 @@ def expressions(look: Any, schema: str) -> dict[str, str]:
 def test_every_constraint_and_index_is_as_declared(look: Any) -> None:
     """Expressions and all; and every one that schema.py names has that name."""
     migrated = expressions(look, "pgqueue")
-    assert expressions(look, "declared") == migrated
+    assert expressions(look, "of_the_code") == migrated
     named = {f"{table.name} {one.name}" for table in DECLARED.tables.values() for one in table.constraints if one.name}
     assert len(named) > 10
     assert named <= migrated.keys()
@@ -131,7 +131,7 @@ def test_every_table_is_logged_or_not_as_declared(look: Any) -> None:
         "select relname from pg_class where relkind in ('r', 'p') and relnamespace = %s::regnamespace "
         "and relpersistence = 'u'"
     )
-    assert look(query, "pgqueue") == look(query, "declared") == [("sleepers",)]
+    assert look(query, "pgqueue") == look(query, "of_the_code") == [("sleepers",)]
 
 
 def test_every_constraint_begins_with_its_tables_name(look: Any) -> None:
@@ -188,7 +188,7 @@ def texts(look: Any, schema: str) -> dict[str, str]:
 
 
 def test_functions_and_views_of_a_migrated_database_are_those_of_sql(look: Any) -> None:
-    declared, migrated = texts(look, "declared"), texts(look, "pgqueue")
+    declared, migrated = texts(look, "of_the_code"), texts(look, "pgqueue")
     assert declared.keys() == migrated.keys() == {name for name, _ in source("function", "view")}
     for name in declared:
         assert declared[name] == migrated[name], name
@@ -211,6 +211,10 @@ def test_each_migration_keeps_the_texts_that_it_was_written_with() -> None:
     assert newest == dict(source("view", "function")), "sql/ was changed: write a migration that replaces what it makes"
 
 
+INVOKER_FUNCTIONS = {"enqueue", "redrive", "why"}
+INVOKER_FUNCTIONS |= {"add_schedule", "pause_schedule", "resume_schedule", "remove_schedule", "run_schedule"}
+
+
 @pytest.mark.parametrize("security", [True, False], ids=["definer", "invoker"])
 def test_no_function_depends_on_its_callers_search_path_or_is_everybodys_to_call(look: Any, security: bool) -> None:
     rows = look(
@@ -218,7 +222,7 @@ def test_no_function_depends_on_its_callers_search_path_or_is_everybodys_to_call
         "where pronamespace = 'pgqueue'::regnamespace and prosecdef = %s",
         security,
     )
-    assert {row[0] for row in rows} == ({"prune"} if security else {"enqueue", "redrive", "why"})
+    assert {row[0] for row in rows} == ({"prune"} if security else INVOKER_FUNCTIONS)
     for name, settings, everybody in rows:
         assert "search_path=pg_catalog, pg_temp" in settings, name
         assert not everybody, name
@@ -246,7 +250,7 @@ def test_a_role_without_rights_can_call_none_of_them(pgqueue_database: str) -> N
         new_role(pgqueue_database, "usage on schema pgqueue") as role,
         psycopg.connect(pgqueue_database, autocommit=True, user=role) as connection,
     ):
-        for call in ("enqueue('t')", "redrive(1)", "why(1)", "prune(7, 86400)"):
+        for call in ("enqueue('t')", "redrive(1)", "why(1)", "prune(7, 86400)", "add_schedule('s', 't')", "run_schedule('s')"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
                 connection.execute(f"select pgqueue.{call}")
 

@@ -16,7 +16,7 @@ from pgqueue.enqueue import NewJob, Options
 from pgqueue.sql import render, source, statements, verb
 
 PACKAGE = Path(pgqueue.__file__).parent
-ROOMS = ("job", "worker", "monitor")
+ROOMS = ("job", "schedule", "worker", "monitor")
 FILES = sorted(path for room in ROOMS for path in (PACKAGE / "sql" / room).glob("*.sql"))
 EVERY_FILE = sorted((PACKAGE / "sql").rglob("*.sql"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -78,7 +78,7 @@ def test_every_statement_is_used_by_one_function_of_db_and_its_header_says_by_wh
 
 def test_a_verb_names_one_statement_and_the_numbers_of_a_room_are_in_order() -> None:
     assert max(Counter(verb(path.name) for path in FILES).values()) == 1
-    for room in ("job", "worker", "function", "view"):
+    for room in ("job", "schedule", "worker", "function", "view"):
         numbers = [re.match(r"(\d+)([a-z]?)_", path.name) for path in EVERY_FILE if path.parent.name == room]
         assert all(numbers)
         assert len({match[0] for match in numbers if match}) == len(numbers)
@@ -111,6 +111,11 @@ ELSEWHERE += [
     "purge",
     "taken",
     "wake",
+    "declare",
+    "plan",
+    "pause",
+    "run_now",
+    "remove",
 ]
 
 

@@ -289,13 +289,21 @@ def test_a_role_with_rights_on_columns_only_may_enqueue_from_sql(
         "dead show {dead}",
         "dead redrive {dead}",
         "dead purge {dead}",
+        "schedules list",
+        "schedules add n t --every 60",
+        "schedules pause {schedule}",
+        "schedules resume {schedule}",
+        "schedules run {schedule}",
+        "schedules remove {schedule}",
     ],
 )
 def test_a_command_names_all_rights_that_it_needs_at_once_and_exits_3(
     app: PgQueue, pgqueue_database: str, dba: psycopg.Connection[Any], command: str
 ) -> None:
     later = app.enqueue_alone(NewJob("t", "{}", Options(delay=3600))).id
-    words = command.format(queued=later, dead=job_in(app, dba, "dead")).split()
+    if "{schedule}" in command:
+        app.schedules.add(name="s", task="t", every=60)
+    words = command.format(queued=later, dead=job_in(app, dba, "dead"), schedule="s").split()
 
     def act(url: str) -> None:
         result = CliRunner().invoke(cli, [*words, "--database-url", url], catch_exceptions=False)
@@ -351,7 +359,17 @@ def test_a_worker_names_all_rights_at_once_and_with_them_does_everything(pgqueue
         said = insist(dba, make_conninfo(url, user=role), work)
     assert sorted(ran) == [1, 2]
     assert len(said) == 1
-    for table in ("jobs", "job_errors", "finished_jobs", "dead_jobs", "workers", "sleepers", "queues", "retention"):
+    for table in (
+        "jobs",
+        "job_errors",
+        "finished_jobs",
+        "dead_jobs",
+        "workers",
+        "sleepers",
+        "queues",
+        "retention",
+        "schedules",
+    ):
         assert f'"."{table}"' in said[0]
     assert said[0].count("GRANT EXECUTE ON FUNCTION") == 1
     assert [owner.jobs.list(state=state)[0].task for state in ("completed", "dead")] == ["t", "t"]

@@ -1,0 +1,21 @@
+-- resume_schedule(name): a schedule fires again, from its next tick on; those of meanwhile are not made up for. False if there
+-- is no such schedule, or it was not paused.
+create function {schema}.resume_schedule(name text) returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if not has_any_column_privilege({regclass:schedules}, 'UPDATE')
+        or not has_any_column_privilege({regclass:schedules}, 'SELECT') then
+        raise exception 'permission denied for table schedules: role % may not resume a schedule', current_user
+            using errcode = 'insufficient_privilege',
+            hint = format('GRANT SELECT, UPDATE ON %s TO %I', {regclass:schedules}, current_user);
+    end if;
+    update {schema}.schedules as schedule
+    set paused = false, paused_at = null, next_tick = null, since = statement_timestamp(),
+        revision = default
+    where schedule.name = resume_schedule.name and schedule.paused <> false;
+    return found;
+end
+$$
