@@ -124,6 +124,21 @@ def completed(db: Database, job_id: int) -> Row:
     )
 
 
+def schedule(db: Database, name: str) -> list[Row]:
+    """None, until a worker has written down what the code declares."""
+    return _all(
+        db,
+        """
+        SELECT task, cron, status, next_tick AT TIME ZONE 'UTC' AS next_tick,
+            (next_tick AT TIME ZONE 'UTC')::time = time '02:00' AS at_two,
+            extract(epoch FROM next_tick - now())::float8 / 3600 AS hours
+        FROM pgqueue.schedule_stats
+        WHERE name = %s AND next_tick IS NOT NULL
+        """,
+        name,
+    )
+
+
 def dead(db: Database, job_id: int) -> Row:
     sql = """
         SELECT attempt, max_attempts, reason, jsonb_array_length(errors) AS errors, args

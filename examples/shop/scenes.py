@@ -27,7 +27,6 @@ from examples.shop.seed import CATALOGUE, last_month
 from examples.shop.show import Show
 from examples.shop.tasks import (
     charge_order,
-    clean_up,
     import_catalogue,
     make_thumbnail,
     monthly_report,
@@ -89,21 +88,27 @@ def registered(show: Show) -> None:
 
 def report_and_clean_up(show: Show) -> None:
     show.scene(
-        "A PDF report, and a clean-up of temporary files",
-        "Last month's sales from SQL to PDF; and five files that killed jobs left.",
+        "A PDF report, and the nightly clean-up, run now",
+        "Last month's sales from SQL to PDF; and five files that killed jobs left. A schedule would delete them at 2.",
     )
     TEMPORARY.mkdir(parents=True, exist_ok=True)
     for number in range(5):
         part = TEMPORARY / f"left-{number}.part"
         part.write_bytes(os.urandom(40_000))
         os.utime(part, (time.time() - 86_400,) * 2)
-    report, cleaning = monthly_report.delay(last_month()), clean_up.delay(older_than_seconds=3600)
+    (nightly,) = show.eventually("the schedule of the code", lambda: questions.schedule(show.db, "nightly"))
+    report, cleaning = monthly_report.delay(last_month()), app.schedules.run_now("nightly")
     made, cleaned = show.done(report.id), show.done(cleaning.id)
     path = Path(made.result["path"])
     show.fact(
         "monthly report",
         f"{made.result['orders']} orders, EUR {float(made.result['revenue']):,.2f}; {made.result['bytes']:,} bytes",
         path.is_file(),
+    )
+    show.fact(
+        "schedule",
+        f"{nightly.task} at {nightly.cron}, next {nightly.next_tick:%Y-%m-%d %H:%M} UTC, in {nightly.hours:.1f} h",
+        nightly.status == "active" and nightly.at_two and 0 < nightly.hours <= 24,
     )
     show.fact(
         "clean-up",

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 from examples.shop import report
 from examples.shop.app import API, FILES, PHOTOS, SMTP, TEMPORARY, app, async_engine, engine
 from examples.shop.models import Customer, Order, Product
-from pgqueue import DeadLetter, RetryPolicy
+from pgqueue import DeadLetter, RetryPolicy, Schedule
 
 
 @app.task(queue="email", timeout=30)
@@ -120,9 +120,9 @@ def import_catalogue(path: str) -> dict[str, Any]:
     return {"rows": rows, "new": new, "there_already": rows - new}
 
 
-@app.task(timeout=60)
+@app.task(timeout=60, schedules=[Schedule(cron="0 2 * * *", name="nightly", args={"older_than_seconds": 3600})])
 def clean_up(older_than_seconds: float) -> dict[str, Any]:
-    """Deletes what killed jobs left half-written. Twice: there is nothing left to delete."""
+    """Deletes what killed jobs left half-written, each night. Twice: there is nothing left to delete."""
     files = size = 0
     for path in TEMPORARY.glob("*.part"):
         try:
