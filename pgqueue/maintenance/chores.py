@@ -30,7 +30,6 @@ _SUSPECTS = 100  # counted at most: more than any supervisor starts processes fo
 PRUNE_EVERY = 600.0  # seconds; an empty day costs one look at the catalogue
 PRUNE_JOBS_EVERY = 60.0  # seconds between prunes of the tasks that have a policy, by whichever worker
 _SHARE = 20.0  # of the time at most one part goes into them: they scan all of finished_jobs
-_AGAIN = 0.02  # seconds before another look at ticks, when the last one was not the end of it
 FORGET_EVERY = 600.0  # seconds between looks for schedules that have been nobody's for days
 
 
@@ -120,7 +119,7 @@ def chores(
                 _failed(error)
             # At the tick, and now and then for what was added since; jittered, or a fleet would look as one.
             most = settings.sweep_interval * (0.8 + 0.4 * uniform())
-            await asyncio.sleep(most if pause is None else min(most, max(_AGAIN, pause)))
+            await asyncio.sleep(most if pause is None else min(most, pause))
 
     async def both(link: Link, events: Events) -> None:
         shared = _Shared(link)

@@ -21,6 +21,7 @@ from pgqueue.sql import Statements
 log = logging.getLogger("pgqueue")
 
 BATCH = 100  # schedules of one look
+LOST = 0.25  # seconds until another look, when somebody else had a schedule that was due: he may yet fail
 KEEP_ORPHANS = 7 * 86_400.0  # seconds; long enough to be seen, and for a deploy that is taken back
 
 
@@ -68,12 +69,12 @@ def forget(sql: Statements, now: Now = None) -> Steps[None]:
 
 
 def look(sql: Statements, tasks: Sequence[str], now: Now = None) -> Steps[float | None]:
-    """Fires what is due; seconds until the next tick, 0 when another look is due at once; None without any."""
+    """Fires what is due; seconds until another look is: the next tick, or at once, after a firing. None: no tick."""
     clock, seconds, found = yield from db.due(sql, tasks, BATCH, now)
-    again = len(found) == BATCH
+    mine = False
     for due in found:
         try:
-            again |= yield from _plan(sql, due) if due.next_tick is None else _fire(sql, due, clock, now)
+            mine |= yield from _plan(sql, due) if due.next_tick is None else _fire(sql, due, clock, now)
         except Exception as error:
             why = _why(error)
             if why is None:
@@ -85,19 +86,23 @@ def look(sql: Statements, tasks: Sequence[str], now: Now = None) -> Steps[float 
                     why,
                     extra={"event": "schedule_invalid", "schedule": due.name, "task": due.task},
                 )
-    return 0.0 if again else seconds
+    if mine:
+        return 0.0
+    lost = any(due.problem is None for due in found)
+    return min(LOST, LOST if seconds is None else seconds) if lost else seconds
 
 
 def _plan(sql: Statements, due: Due) -> Steps[bool]:
-    yield from db.plan(sql, due.name, due.revision, schedule.first_tick(due), None)
-    return True
+    """Whether it was ours."""
+    return (yield from db.plan(sql, due.name, due.revision, schedule.first_tick(due), None))
 
 
 def _fire(sql: Statements, due: Due, clock: datetime, now: Now) -> Steps[bool]:
+    """Whether it was ours."""
     firing = schedule.decide(due, clock)
     done = yield from db.fire(sql, due, firing.ticks, firing.following, firing.decided, firing.passed, now)
-    if done is None:  # it was another worker's, which may yet die of it
-        return True
+    if done is None:
+        return False
     fields = {"schedule": due.name, "task": due.task, "tick": _utc(firing.decided)}
     if done.ids:
         log.info(
