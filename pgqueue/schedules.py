@@ -1,16 +1,19 @@
-"""`app.schedules`: schedules that are added, looked at and steered at run time, each call in a short transaction."""
+"""`app.schedules`: schedules that are added, looked at and steered at run time.
+
+Each call in a short transaction of its own, or in the caller's: connection= takes what `task.enqueue` takes.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, Protocol, Required, TypeVar, Unpack, overload
 from zoneinfo import ZoneInfo
 
 from pgqueue import db, schedule, ticks
-from pgqueue.drivers import Steps
+from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform_either
 from pgqueue.enqueue import NewJob, Options, name, whole
 from pgqueue.errors import InvalidOption, ScheduleNotFound, ScheduleTaken
 from pgqueue.job import Job
@@ -56,6 +59,28 @@ class ScheduleStats:
     since: datetime
 
 
+class NewSchedule(CallOptions, total=False):
+    """What `app.schedules.add` takes: a name, the task (one of the app's, which gives options and checks the arguments,
+    or the name of another), the fields of Schedule, and options of its jobs, see `Options`; not delay, run_at and
+    unique_key.
+    """
+
+    name: Required[str]
+    task: Required[str | Task[..., Any]]
+    cron: str | None
+    every: float | timedelta | None
+    timezone: str | ZoneInfo | None
+    args: Mapping[str, Any] | Sequence[Any]
+    missed: str
+    missed_limit: int
+    overlap: str
+
+
+_OF_THE_SCHEDULE = {field.name for field in fields(Schedule)} - {"name"}
+_OF_THE_JOB = {field.name for field in fields(Options)}
+Connection = SyncConnection | AsyncConnection | None
+
+
 class Home(Protocol):
     """What is needed of an app."""
 
@@ -75,44 +100,26 @@ class Schedules:
     def __init__(self, app: Home) -> None:
         self._app = app
 
-    def add(
-        self,
-        *,
-        name: str,
-        task: str | Task[..., Any],
-        cron: str | None = None,
-        every: float | timedelta | None = None,
-        timezone: str | ZoneInfo | None = None,
-        args: Mapping[str, Any] | Sequence[Any] = (),
-        missed: str = "latest",
-        missed_limit: int = 100,
-        overlap: str = "allow",
-        **options: Unpack[CallOptions],
-    ) -> ScheduleStats:
+    @overload
+    def add(self, *, connection: SyncConnection | None = None, **new: Unpack[NewSchedule]) -> ScheduleStats: ...
+    @overload
+    def add(self, *, connection: AsyncConnection, **new: Unpack[NewSchedule]) -> Awaitable[ScheduleStats]: ...
+    def add(self, *, connection: Connection = None, **new: Any) -> ScheduleStats | Awaitable[ScheduleStats]:
         """Adds a schedule, or changes the one of that name that was added before; workers need not be restarted.
 
-        task: one of this app's, which gives options and checks the arguments, or the name of another. options: of the
-        jobs, see `Options`; not delay, run_at and unique_key. Raises InvalidOption, InvalidArguments, ArgsNotJSON
-        before any SQL; ScheduleTaken.
+        new: see NewSchedule. Raises InvalidOption, InvalidArguments, ArgsNotJSON before any SQL; ScheduleTaken.
         """
-        args = args if isinstance(args, Mapping | list | tuple) else _refuse_args(args)
-        made = Schedule(
-            cron=cron,
-            every=every,
-            timezone=timezone,
-            args=args,
-            name=_name(name),
-            missed=missed,
-            missed_limit=missed_limit,
-            overlap=overlap,
-        )
-        unknown = sorted(set(options) - {field.name for field in fields(Options)})
-        if unknown:
-            raise InvalidOption(f"schedules.add() takes no option {unknown[0]!r}")
+        missing = sorted({"name", "task"} - set(new))
+        unknown = sorted(set(new) - _OF_THE_SCHEDULE - {"name", "task"} - _OF_THE_JOB)
+        if missing or unknown:
+            raise InvalidOption(
+                f"schedules.add() needs {missing[0]}=" if missing else f"schedules.add() takes no option {unknown[0]!r}"
+            )
+        options = {option: value for option, value in new.items() if option in _OF_THE_JOB}
+        made = Schedule(**{field: new[field] for field in _OF_THE_SCHEDULE & set(new)}, name=_name(new["name"]))
         schedule.check_options(Options(**options))
-        columns = made.columns(name, self._job(task, args, options))
-        self._app.perform(_adding(self._app.statements, columns))
-        return self.get(name)
+        columns = made.columns(new["name"], self._job(new["task"], made.args, options))
+        return self._perform(connection, _adding(self._app.statements, columns))
 
     def _job(self, task: object, args: Any, options: Mapping[str, Any]) -> NewJob:
         known = task if isinstance(task, Task) else self._app.tasks.get(name("task", task))
@@ -122,24 +129,41 @@ class Schedules:
         new: NewJob = chosen.job(**args) if isinstance(args, Mapping) else chosen.job(*args)
         return replace(new, options=replace(new.options, delay=0.0, run_at=None, unique_key=None))
 
-    def remove(self, *names: str) -> bool:
+    @overload
+    def remove(self, *names: str, connection: SyncConnection | None = None) -> bool: ...
+    @overload
+    def remove(self, *names: str, connection: AsyncConnection) -> Awaitable[bool]: ...
+    def remove(self, *names: str, connection: Connection = None) -> bool | Awaitable[bool]:
         """Removes them; their jobs stay. False if there was none. A declared one is back when a worker starts."""
-        return bool(self._app.perform(db.remove_schedules(self._app.statements, _names(names))))
+        return self._perform(connection, _removing(self._app.statements, _names(names)))
 
-    def pause(self, *names: str) -> bool:
+    @overload
+    def pause(self, *names: str, connection: SyncConnection | None = None) -> bool: ...
+    @overload
+    def pause(self, *names: str, connection: AsyncConnection) -> Awaitable[bool]: ...
+    def pause(self, *names: str, connection: Connection = None) -> bool | Awaitable[bool]:
         """They fire no more. False if all of them were paused. Raises ScheduleNotFound, and then none is."""
-        return self._pause(names, paused=True)
+        return self._perform(connection, _pausing(self._app.statements, _names(names), paused=True))
 
-    def resume(self, *names: str) -> bool:
-        """They fire again, from their next tick on; those of meanwhile are not made up for. False if none was."""
-        return self._pause(names, paused=False)
+    @overload
+    def resume(self, *names: str, connection: SyncConnection | None = None) -> bool: ...
+    @overload
+    def resume(self, *names: str, connection: AsyncConnection) -> Awaitable[bool]: ...
+    def resume(self, *names: str, connection: Connection = None) -> bool | Awaitable[bool]:
+        """They fire again, from their next tick on; those of meanwhile are not made up for. False if none was paused.
+        Raises ScheduleNotFound, and then none is."""
+        return self._perform(connection, _pausing(self._app.statements, _names(names), paused=False))
 
-    def _pause(self, names: tuple[str, ...], *, paused: bool) -> bool:
-        return any(self._app.perform(_pausing(self._app.statements, _names(names), paused=paused)).values())
-
-    def run_now(self, name: str) -> Job:
+    @overload
+    def run_now(self, name: str, *, connection: SyncConnection | None = None) -> Job: ...
+    @overload
+    def run_now(self, name: str, *, connection: AsyncConnection) -> Awaitable[Job]: ...
+    def run_now(self, name: str, *, connection: Connection = None) -> Job | Awaitable[Job]:
         """Enqueues a job of it, due now, also while it is paused; its ticks stay as they are. ScheduleNotFound."""
-        return self._app.perform(_running(self._app.statements, _name(name)))
+        return self._perform(connection, _running(self._app.statements, _name(name)))
+
+    def _perform(self, connection: Connection, steps: Steps[T]) -> T | Awaitable[T]:
+        return self._app.perform(steps) if connection is None else perform_either(connection, steps)
 
     def get(self, name: str) -> ScheduleStats:
         """One of them. Raises ScheduleNotFound."""
@@ -186,23 +210,28 @@ def preview(
     return found
 
 
-def _adding(sql: Statements, columns: Mapping[str, Any]) -> Steps[None]:
+def _adding(sql: Statements, columns: Mapping[str, Any]) -> Steps[ScheduleStats]:
     done = yield from db.declare(sql, columns, declared=False)
     if done.outcome == "taken":
         raise ScheduleTaken(
             f"schedule {columns['name']} is declared in code: change it there, or give this one another name"
         )
     yield from schedule.plan(sql, columns, done)
+    rows = yield from db.find_schedules(sql, [columns["name"]])
+    return ScheduleStats(*rows[0])
 
 
-def _pausing(sql: Statements, names: Sequence[str], *, paused: bool) -> Steps[dict[str, bool]]:
-    done = yield from db.pause_schedules(sql, names, paused=paused)
-    _all_there(names, done)  # the transaction is rolled back
-    return done
+def _removing(sql: Statements, names: Sequence[str]) -> Steps[bool]:
+    return bool((yield from db.remove_schedules(sql, names)))
 
 
-def _all_there(names: Sequence[str], found: Iterable[str]) -> None:
-    missing = sorted(set(names) - set(found))
+def _pausing(sql: Statements, names: Sequence[str], *, paused: bool) -> Steps[bool]:
+    _all_there(names, (yield from db.find_schedules(sql, names)))
+    return any((yield from db.pause_schedules(sql, names, paused=paused)).values())
+
+
+def _all_there(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    missing = sorted(set(names) - {row[0] for row in rows})
     if missing:
         raise ScheduleNotFound(f"there is no schedule {', '.join(missing)}")
 
@@ -233,7 +262,3 @@ def _names(values: Sequence[str]) -> list[str]:
     if not values:
         raise InvalidOption("say which schedules, by name")
     return [_name(value) for value in values]
-
-
-def _refuse_args(args: object) -> Any:
-    raise InvalidOption(f"args must be a dict of named or a list of positional arguments, not {type(args).__name__}")

@@ -130,7 +130,7 @@ def pause(ctx: click.Context, /, names: tuple[str, ...], as_json: bool) -> None:
     Examples:
       pgqueue schedules pause nightly
     """
-    _tell(names, "paused", as_json, app_of(ctx, "pause").schedules.pause(*names))
+    _tell(names, "paused", as_json, app_of(ctx, "pause", "find_schedules").schedules.pause(*names))
 
 
 @schedules.command()
@@ -145,7 +145,7 @@ def resume(ctx: click.Context, /, names: tuple[str, ...], as_json: bool) -> None
     Examples:
       pgqueue schedules resume nightly
     """
-    _tell(names, "resumed", as_json, app_of(ctx, "pause").schedules.resume(*names))
+    _tell(names, "resumed", as_json, app_of(ctx, "pause", "find_schedules").schedules.resume(*names))
 
 
 @schedules.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from collections import Counter
@@ -15,6 +16,7 @@ import pytest
 from pgqueue import InvalidArguments, InvalidOption, InvalidTask, PgQueue, Schedule, ScheduleNotFound, ScheduleTaken
 from pgqueue.maintenance import tick
 from tests.helpers import eventually, job_in, run, worker_row
+from tests.life.callers import KINDS, caller, done
 from tests.life.workbench import working
 
 BEGIN = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -446,6 +448,46 @@ def test_a_schedule_is_added_changed_and_removed_at_run_time(app: PgQueue, conne
             verb("nightly")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_it_in_the_callers_own_transaction(
+    app: PgQueue, connection: Connection, pgqueue_database: str, kind: str
+) -> None:
+    """There when it commits, and nothing of it when it does not; on every kind of connection."""
+
+    def rows() -> list[int]:
+        return [
+            connection.execute(f"select count(*) from pgqueue.{table}".encode()).fetchone()[0]  # type: ignore[index]
+            for table in ("schedules", "jobs")
+        ]
+
+    async def steer(on: Any) -> None:
+        schedules = app.schedules
+        added = await done(
+            schedules.add(connection=on, name="s", task="t", every=60, args={"n": 1}, tags=["x"], meta={"y": 1})
+        )
+        assert (added.name, added.status, added.next_tick > added.since) == ("s", "unattended", True)
+        assert await done(schedules.pause("s", connection=on))
+        assert await done(schedules.resume("s", connection=on))
+        job = await done(schedules.run_now("s", connection=on))
+        assert (job.task, job.tags, job.meta) == ("t", ("x",), {"y": 1, "schedule": "s"})
+        with pytest.raises(ScheduleNotFound):
+            await done(schedules.pause("s", "nobody", connection=on))
+
+    async def work() -> None:
+        async with caller(kind, pgqueue_database) as one:
+            await steer(one.connection)
+            assert rows() == [0, 0]
+            await one.rollback()
+            await steer(one.connection)
+            await one.commit()
+            assert rows() == [1, 1]
+            assert await done(app.schedules.remove("s", connection=one.connection))
+            await one.commit()
+            assert rows() == [0, 1]
+
+    asyncio.run(work())
+
+
 def test_a_change_of_anything_but_the_time_loses_no_tick(app: PgQueue, connection: Connection, tidy: Any) -> None:
     tidy(every=60)
     deploy(app, connection)
@@ -592,6 +634,7 @@ def test_sql_does_not_change_what_code_declares_nor_run_what_there_is_not(
         ({"unique_key": "k"}, "unique_key is no option"),
         ({"priority": 500}, "priority must be between"),
         ({"colour": "red"}, "no option 'colour'"),
+        ({"paused": True}, "no option 'paused'"),
     ],
 )
 def test_what_cannot_be_a_schedule_is_refused_before_any_sql(given: dict[str, Any], why: str) -> None:
