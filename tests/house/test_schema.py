@@ -250,7 +250,14 @@ def test_a_role_without_rights_can_call_none_of_them(pgqueue_database: str) -> N
         new_role(pgqueue_database, "usage on schema pgqueue") as role,
         psycopg.connect(pgqueue_database, autocommit=True, user=role) as connection,
     ):
-        for call in ("enqueue('t')", "redrive(1)", "why(1)", "prune(7, 86400)", "add_schedule('s', 't')", "run_schedule('s')"):
+        for call in (
+            "enqueue('t')",
+            "redrive(1)",
+            "why(1)",
+            "prune(7, 86400)",
+            "add_schedule('s', 't')",
+            "run_schedule('s')",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
                 connection.execute(f"select pgqueue.{call}")
 

@@ -100,7 +100,7 @@ def test_check_names_what_somebody_changed(pgqueue_database: str, change: str, l
     found = migrate.check(pgqueue_database)
     assert line in [re.sub(r"_\d{8}\b", "_TODAY", one) for one in found.differences]
     # One change, one line: what a missing table is made of is not told too, nor what hung on it.
-    others = {one for one in found.differences if one.startswith("view ") and one.endswith(": missing")}
+    others = {f"view {name}: missing" for name, _ in source("view")}
     others |= {one for one in found.differences if one.startswith("function redrive")}
     assert len(set(found.differences) - others) <= 1
 
