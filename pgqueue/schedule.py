@@ -135,8 +135,9 @@ def first_tick(due: Due) -> datetime:
 
 
 def plan(sql: Statements, columns: Mapping[str, Any], done: db.Declared) -> Steps[db.Declared]:
-    """The next tick of a schedule that was just written, so that it is seen at once; in the same transaction."""
-    if done.outcome in ("added", "changed") and done.next_tick is None:
+    """The next tick of a schedule that was just written, so that it is seen at once; in the same transaction. Also of
+    one that stood there: the rules of its time zone may have been changed since it was worked out."""
+    if done.outcome != "taken":
         timing = ticks.timing(columns["cron"], columns["every"], columns["timezone"])
         tick = timing.after(done.since if done.last_tick is None else max(done.since, done.last_tick))
         yield from db.plan(sql, columns["name"], done.revision, tick, None)

@@ -372,6 +372,17 @@ def test_a_worker_that_saw_a_tick_come_does_not_fire_it_by_an_expression_of_befo
     assert app.jobs.list()[0].args == {"days": 9}
 
 
+def test_a_deploy_with_other_rules_of_a_time_zone_works_out_anew_what_is_next(
+    app: PgQueue, connection: Connection, tidy: Any, logged: Any
+) -> None:
+    tidy(cron="0 2 * * *", timezone="Europe/Paris")
+    deploy(app, connection)
+    connection.execute("update pgqueue.schedules set next_tick = next_tick + interval '1 h'")  # by the rules of before
+    deploy(app, connection, at(1))
+    assert app.schedules.get("tidy").next_tick == datetime(2026, 5, 2, tzinfo=UTC)
+    assert not logged("schedule_changed")
+
+
 def test_what_the_code_declares_no_more_is_an_orphan_fires_no_more_and_goes_in_a_week(
     app: PgQueue, connection: Connection, tidy: Any, logged: Any
 ) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from pgqueue import Job, RetryPolicy, Task
+from pgqueue import Job, RetryPolicy, Schedule, ScheduleStats, Task
 from pgqueue.enqueue import NewJob
 from pgqueue.events import Event
 from tests.typing.tasks import (
@@ -31,6 +31,18 @@ from tests.typing.tasks import (
     on_the_loop_with_options,
     with_options,
 )
+
+
+def schedules(session: Session, connection: AsyncConnection) -> None:
+    app.task(cron="0 2 * * *", timezone="Europe/Paris")(lambda: None)
+    app.task(schedules=[Schedule(every=timedelta(hours=1), args=[7], name="hourly", missed="skip")])(lambda n: None)
+    assert_type(app.schedules.add(name="s", task=bare, every=60, args={"user_id": 7}, priority=3), ScheduleStats)
+    assert_type(app.schedules.add(connection=session, name="s", task="t", cron="0 2 * * *"), ScheduleStats)
+    assert_type(app.schedules.add(connection=connection, name="s", task="t", every=60), Awaitable[ScheduleStats])
+    assert_type(app.schedules.run_now("s"), Job)
+    assert_type(app.schedules.run_now("s", connection=connection), Awaitable[Job])
+    assert_type(app.schedules.pause("s", "t", connection=session), bool)
+    assert_type(app.schedules.preview("0 2 * * *", after=datetime.now(UTC))[0], datetime)
 
 
 def sync_connections(

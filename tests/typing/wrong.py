@@ -26,6 +26,13 @@ from tests.typing.tasks import (
 )
 
 
+def schedules() -> None:
+    app.task(cron=5)  # wrong: type
+    app.schedules.add(name="s", every=60)  # wrong: no task
+    app.schedules.add(name="s", task="t", every=60, colour="red")  # wrong: no such option
+    app.schedules.run_now()  # wrong: no name
+
+
 def arguments(session: Session, raw: psycopg.Connection[Any]) -> None:
     bare.enqueue(session, "7")  # wrong: type
     bare.enqueue(session, 7, email=7)  # wrong: type of a keyword argument
