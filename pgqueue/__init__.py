@@ -11,7 +11,7 @@ worker/        claim, run, settle, in that order; supervisor.py keeps the proces
 context.py     what a running job sees of itself; events.py: who is told what became of it
 link.py        a worker's connection, which comes back; counts.py: what it counted; logs.py: its lines
 maintenance/   chores any worker may do, safe to do twice: rescue, ticks, expire, prune
-monitor.py     the operator's eyes; rights.py: what a role lacks
+monitor.py     the operator's eyes; doctor.py: what is wrong with the database; rights.py: what a role lacks
 control.py     the operator's hands: redrive, purge, cancel, retry now
 environment.py the PGQUEUE_ variables, read strictly
 retention.py   how long ended jobs are kept, by the task and by default

@@ -105,7 +105,9 @@ def _parts(connection: sa.Connection, sql: Statements, home: str) -> tuple[Parts
                 value,
             )
             value = value.replace(quote(home), quote(sql.schema))
-            value = value.replace(f"'{home}'", Literal(sql.schema).as_string(None))
+            # A function keeps its text; of a view the server writes one anew, and never an E before a quote.
+            plain = "'{}'".format(sql.schema.replace("'", "''"))
+            value = value.replace(f"'{home}'", plain if kind == "view" else Literal(sql.schema).as_string(None))
         parts[(kind, parent, name)][aspect] = value
     return parts, day
 

@@ -662,6 +662,16 @@ def find_schedules(sql: Statements, names: Sequence[str] | None = None) -> Steps
     return (yield Call(sql["find_schedules"], {"names": None if names is None else list(names)}))
 
 
+def health(sql: Statements) -> Steps[Rows]:
+    """(finding, level, value, unit, detail, fix) of each measure of the database under the queue."""
+    return (yield Call(sql["health"]))
+
+
+def server_clock(sql: Statements) -> Steps[tuple[float, int]]:
+    """(seconds since 1970 by the server's clock, the process that answers)."""
+    return (yield Call(sql["server_clock"]))[0]
+
+
 def schema_version(sql: Statements) -> Steps[str | None]:
     """The migration the schema stands at; None when it was migrated away."""
     rows = yield Call(sql["schema_version"])

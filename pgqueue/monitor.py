@@ -64,6 +64,28 @@ def why(sql: Statements, job_id: int) -> Steps[list[Cause]]:
     return [Cause(*row) for row in (yield from db.why(sql, job_id))]
 
 
+class Finding(NamedTuple):
+    """One measure of the database under the queue. level: critical, warning, note or ok. value: in `unit`; None where
+    there is no number. fix: the statement that mends it; None where none does."""
+
+    finding: str
+    level: str
+    value: float | None
+    unit: str | None
+    detail: str
+    fix: str | None
+
+
+def health(sql: Statements) -> Steps[list[Finding]]:
+    """What the view `health` says, what needs somebody first."""
+    return [Finding(*row) for row in (yield from db.health(sql))]
+
+
+def server_clock(sql: Statements) -> Steps[tuple[float, int]]:
+    """(seconds since 1970 by the server's clock, the process that answers)."""
+    return (yield from db.server_clock(sql))
+
+
 def check_server(sql: Statements) -> Steps[None]:
     """Raises SchemaError unless this is a PostgreSQL on which pgqueue can work."""
     why = unusable(*(yield from db.server(sql)))

@@ -61,7 +61,7 @@ STORAGE: dict[str, dict[str, str]] = {
 # Views that run with the rights of whoever asks, on PostgreSQL 15 and newer, where that can be said: a row security
 # policy holds through them. Set by ALTER VIEW, since 14 would not take a CREATE that says so. `failed_attempts` is not
 # among them, see its header.
-INVOKERS = ("job_history", "all_jobs", "queue_stats", "task_stats", "worker_stats", "schedule_stats")
+INVOKERS = ("job_history", "all_jobs", "queue_stats", "task_stats", "worker_stats", "schedule_stats", "health")
 INVOKERS_SINCE = (15,)  # the server's version
 
 

@@ -6,6 +6,7 @@ migrate.py   makes the tables
 worker.py    runs jobs: the supervisor's door; child.py is the process it starts
 jobs.py      enqueue, and looking at jobs
 why.py       why a job is not running
+doctor.py    is the database under the queue well?
 dead.py      the dead-letter table: look, redrive, purge
 schedules.py what is enqueued at its time
 demo.py      all of it on a server of its own; demo_tasks.py is the application it plays with
@@ -28,6 +29,7 @@ from pgqueue.cli.common import Group, database_options
 from pgqueue.cli.completion import completion
 from pgqueue.cli.dead import dead
 from pgqueue.cli.demo import demo
+from pgqueue.cli.doctor import doctor
 from pgqueue.cli.jobs import enqueue, jobs
 from pgqueue.cli.migrate import migrate
 from pgqueue.cli.schedules import schedules
@@ -58,7 +60,7 @@ def cli() -> None:
     """
 
 
-for _command in (migrate, worker, enqueue, jobs, why, dead, schedules, demo, bench, completion):
+for _command in (migrate, worker, enqueue, jobs, why, dead, schedules, doctor, demo, bench, completion):
     cli.add_command(_command)
 
 

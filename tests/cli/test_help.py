@@ -31,7 +31,7 @@ def test_the_commands_are_these() -> None:
         "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs retry", "why",
         "dead list", "dead show", "dead redrive", "dead purge",
         "schedules list", "schedules add", "schedules pause", "schedules resume", "schedules run", "schedules remove",
-        "schedules preview", "demo", "bench", "completion",
+        "schedules preview", "doctor", "demo", "bench", "completion",
     }  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def test_every_column_of_the_public_tables_and_views_is_documented(pgqueue_datab
         found = connection.execute(
             "SELECT DISTINCT column_name FROM information_schema.columns WHERE table_schema = 'pgqueue'"
             " AND table_name IN ('jobs', 'finished_jobs', 'dead_jobs', 'job_errors', 'workers', 'queues',"
-            " 'queue_stats', 'task_stats', 'worker_stats', 'failed_attempts', 'schedule_stats')"
+            " 'queue_stats', 'task_stats', 'worker_stats', 'failed_attempts', 'schedule_stats', 'health')"
         ).fetchall()
     assert found
     assert [name for (name,) in found if name not in page] == []

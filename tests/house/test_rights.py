@@ -20,7 +20,7 @@ from tests.roles import new_role
 
 ODD = 'a"; drop table x; -- 100%'
 VERBS = [verb for verb, _ in source("job", "schedule", "worker", "monitor") if verb not in ("server", "schema_parts")]
-VERBS = [verb for verb in VERBS if verb not in ("missing_rights", "ownership")]  # of the catalogue, everybody's
+VERBS = [verb for verb in VERBS if verb not in ("missing_rights", "ownership", "server_clock")]  # everybody's
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_statement_takes_the_rights_that_its_text_says_and_no_others(
 
     assert may(wanted)
     for one in wanted:
-        if one.kind == "table" and one.name not in sql[verb]:
+        if one.kind == "table" and f".{one.name}" not in sql[verb]:
             continue  # of a view's tables a server looks only at those that it needs for what is asked, and 14 at none
         if one.kind != "sequence":  # of which a plan asks nothing; tests/migrate/test_rights.py enqueues without it
             assert not may(tuple(other for other in wanted if other != one)), one

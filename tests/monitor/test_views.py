@@ -246,6 +246,8 @@ def test_a_row_security_policy_holds_through_the_views(
 
 # What each of the ready queries must find in the busy schema, as psql prints it.
 ANSWERS = {
+    "schedules that need somebody": r"nightly \| unattended \|",
+    "what a schedule did of late, and how late": r"\(0 rows\)",
     "depth and age": r"default +\| +1 +\|",
     "stuck": r"^ +{running} \| shop.send +\| 02:00:0",
     "slowest tasks of the last hour": r"shop.charge +\| +5 \|",
@@ -271,6 +273,7 @@ def test_the_ready_queries_run_in_psql_as_they_are_printed(
     connection.execute(
         "update pgqueue.workers set heartbeat_at = now() - interval '50 s', expires_at = now() + interval '10 s'"
     )
+    connection.execute("select pgqueue.add_schedule('nightly', 'shop.clean_up', '0 2 * * *')")
     script = blocks(ROOT / "docs" / "sql.md", "sql")[-1]
     titles = [title.partition(":")[0].lower() for title in re.findall(r"^-- (.*)$", script, re.MULTILINE)]
     echoed = re.sub(r"^-- (.*)$", r"\\echo -- \1", script, flags=re.MULTILINE)
@@ -284,12 +287,13 @@ def test_the_ready_queries_run_in_psql_as_they_are_printed(
 
 
 @pytest.mark.skipif(PSQL is None, reason="no psql here")
-@pytest.mark.parametrize("view", ["queue_stats", "task_stats", "worker_stats", "failed_attempts"])
+@pytest.mark.parametrize("view", ["queue_stats", "task_stats", "worker_stats", "failed_attempts", "health"])
 def test_the_columns_of_a_view_are_those_of_the_page_in_their_order_with_type(pgqueue_database: str, view: str) -> None:
     """Who reads `SELECT *` by position would notice; who adds a column adds it at the end, and here."""
     page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
     (block,) = re.findall(rf"^### `{view}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
-    documented = re.findall(r"^\| `(\w+)` \| ([\w\[\] ]+) \| \S", block, re.MULTILINE)
+    table = block.partition("| column | type |")[2].partition("\n\n")[0]
+    documented = re.findall(r"^\| `(\w+)` \| ([\w\[\] ]+) \| \S", table, re.MULTILINE)
     query = (
         "select attname, format_type(atttypid, atttypmod) from pg_attribute"
         f" where attrelid = 'pgqueue.{view}'::regclass and attnum > 0 order by attnum"

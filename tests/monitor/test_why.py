@@ -84,7 +84,9 @@ def test_a_scheduled_job_waits_for_its_time_whatever_else_there_is(
     causes, sentence = why(job_id)
     assert causes == ["scheduled"]
     assert ": it is scheduled for 2031-05-06 07:08:09 UTC, in " in sentence
-    connection.execute("insert into pgqueue.queues values ('default', true, now(), 'ada')")
+    connection.execute(
+        "insert into pgqueue.queues (name, paused, paused_at, paused_by) values ('default', true, now(), 'ada')"
+    )
     connection.execute("delete from pgqueue.workers")
     assert why(job_id)[0] == ["scheduled", "paused", "no_worker"]
 
@@ -94,7 +96,10 @@ def test_a_paused_queue_is_named_with_who_paused_it_and_since_when(
 ) -> None:
     worker()
     job_id = enqueue(queue="email")
-    connection.execute("insert into pgqueue.queues values ('email', true, '2026-01-02 03:04:05Z', 'ada')")
+    connection.execute(
+        "insert into pgqueue.queues (name, paused, paused_at, paused_by)"
+        " values ('email', true, '2026-01-02 03:04:05Z', 'ada')"
+    )
     assert why(job_id) == (
         ["paused"],
         f"job {job_id} (shop.send, queue email) is not running: queue email is paused by ada since"
@@ -275,7 +280,7 @@ def test_the_weightiest_of_several_causes_comes_first(
     job_id = enqueue("shop.sned", delay=60, expires_in=60)
     worker(version="1")
     worker("shop.charge", version="2")
-    connection.execute("insert into pgqueue.queues values ('default', true)")
+    connection.execute("insert into pgqueue.queues (name, paused) values ('default', true)")
     assert why(job_id)[0] == ["scheduled", "paused", "unknown_task", "near", "versions", "expires"]
 
 
@@ -343,7 +348,9 @@ def test_the_command_prints_a_sentence_and_then_all_causes(
     on: Run, app: PgQueue, enqueue: Enqueue, connection: Look
 ) -> None:
     job_id = enqueue("shop.send", queue="email")
-    connection.execute("insert into pgqueue.queues values ('email', true, now(), E'a\\x1b[2Jda')")
+    connection.execute(
+        "insert into pgqueue.queues (name, paused, paused_at, paused_by) values ('email', true, now(), E'a\\x1b[2Jda')"
+    )
     first, empty, head, _, *rest = on("why", str(job_id)).stdout.splitlines()
     assert first.startswith(f"job {job_id} (shop.send, queue email) is not running: queue email is paused by a")
     assert first.isprintable()
