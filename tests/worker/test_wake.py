@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
+from pgqueue.worker.wake import channel
 from tests.helpers import eventually
 
 NEVER = 3_000.0  # a poll interval that no test waits for
+LOOKOUTS = "select count(*) from pgqueue.sleepers where queue like '+%' and until > clock_timestamp()"
 
 
 @pytest.fixture
@@ -18,6 +23,22 @@ def task(app):
         """A job that is done as soon as it is started."""
 
     return nothing
+
+
+@pytest.fixture
+def notified(pgqueue_database, connection):
+    """How many notifications were sent to the workers since it was asked for the first time."""
+    heard: list[str] = []
+    with psycopg.connect(pgqueue_database, autocommit=True) as listener:
+        listener.add_notify_handler(lambda notify: heard.append(notify.channel))
+
+        def count() -> int:
+            for (worker_id,) in connection.execute("select id from pgqueue.workers").fetchall():
+                listener.execute(SQL("listen {}").format(Identifier(channel(worker_id))))
+            listener.execute("select 1")
+            return len(heard)
+
+        yield count
 
 
 @pytest.fixture
@@ -114,3 +135,69 @@ def test_a_full_worker_lets_another_take_what_it_cannot(app, work, asleep, conne
     asleep(workers=2)
     wait_for_another.enqueue_many(connection, [(1,), (2,)])
     eventually(lambda: connection.execute("select count(*) from pgqueue.finished_jobs").fetchone() == (2,))
+
+
+@pytest.mark.parametrize("queues", [None, ["other", "default"]])
+def test_a_worker_on_the_lookout_takes_jobs_that_notify_nobody(
+    task, work, asleep, connection, is_done, notified, monkeypatch, queues
+):
+    """Woken again and again it looks by itself: a steady stream must not serialise the application's commits."""
+    monkeypatch.setattr("pgqueue.worker.loop._SOON", 1_000.0)
+    work(poll_interval=NEVER, queues=queues)
+    asleep()
+    first = task.enqueue(connection).id
+    eventually(lambda: is_done(first))
+    eventually(lambda: connection.execute(LOOKOUTS).fetchone()[0])
+    before = notified()
+    single = task.enqueue(connection).id
+    many = task.enqueue_many(connection, [(), ()])
+    mixed = task._home.enqueue_many(connection, [task.job(), task.options(priority=1).job()])
+    for job in (single, *many, *mixed):
+        eventually(lambda job=job: is_done(job))
+    assert notified() == before
+    # What is due later still has to tell it when.
+    task.options(delay=0.2).enqueue(connection)
+    eventually(lambda: notified() == before + 1)
+
+
+def test_a_lookout_lies_down_when_the_stream_ends_and_is_notified_again(
+    task, work, asleep, connection, is_done, notified
+):
+    work(poll_interval=NEVER)
+    asleep()
+    for _ in range(200):
+        task.enqueue(connection)
+    last = task.enqueue(connection).id
+    eventually(lambda: is_done(last))
+    eventually(lambda: not connection.execute(LOOKOUTS).fetchone()[0])
+    asleep()
+    before = notified()
+    job = task.enqueue(connection).id
+    eventually(lambda: notified() == before + 1)
+    eventually(lambda: is_done(job))
+
+
+def test_a_lookout_that_takes_all_it_can_is_none_any_more(app, task, work, asleep, connection, monkeypatch):
+    monkeypatch.setattr("pgqueue.worker.loop._SOON", 1_000.0)
+    running = "select count(*) from pgqueue.jobs where state = 'running'"
+    sleepers = "select count(*) from pgqueue.sleepers where until > clock_timestamp()"
+    go_on = threading.Event()
+
+    @app.task(name="test.slow")
+    def slow() -> None:
+        assert go_on.wait(60)
+
+    try:
+        work(concurrency=2, poll_interval=NEVER)
+        asleep()
+        task.enqueue(connection)
+        eventually(lambda: connection.execute(LOOKOUTS).fetchone()[0])
+        slow.enqueue_many(connection, [(), ()])
+        eventually(lambda: connection.execute(running).fetchone()[0] == 2)
+        eventually(lambda: not connection.execute(sleepers).fetchone()[0])
+        work(concurrency=1, poll_interval=NEVER)
+        eventually(lambda: connection.execute(sleepers).fetchone()[0])
+        slow.enqueue(connection)
+        eventually(lambda: connection.execute(running).fetchone()[0] == 3)
+    finally:
+        go_on.set()

@@ -5,6 +5,7 @@
 -- JSON comes as text: an application's own codec for jsonb (asyncpg's usual way) would encode it again.
 -- `sleepers` is only read, never locked, and while nobody sleeps nothing is notified: a NOTIFY takes a cluster-wide
 -- lock until its commit is flushed, and would serialise the application's commits (0.12 of the rate at a 1 ms flush).
+-- Nor while a worker is on the lookout ('+' before the queue): it finds by itself, within milliseconds, what is due.
 with job as (
     insert into {schema}.jobs
         (queue, task, priority, run_at, max_attempts, expires_at, timeout, args, retry, unique_key, tags, meta)
@@ -27,6 +28,13 @@ woken as (
         from {schema}.sleepers
         where %(wake)s::bool and queue in (job.queue, '*')
             and until > pg_catalog.statement_timestamp() and until > job.run_at
+            and not (
+                job.run_at <= pg_catalog.statement_timestamp()
+                and exists (
+                    select from {schema}.sleepers as lookout
+                    where lookout.queue in ('+' || job.queue, '+*') and lookout.until > pg_catalog.statement_timestamp()
+                )
+            )
         limit 1
     ) as sleeper
 )

@@ -25,6 +25,13 @@ woken as (
         from {schema}.sleepers
         where %(wake)s::bool and queue in (due.queue, '*')
             and until > pg_catalog.statement_timestamp() and until > due.run_at
+            and not (
+                due.run_at <= pg_catalog.statement_timestamp()
+                and exists (
+                    select from {schema}.sleepers as lookout
+                    where lookout.queue in ('+' || due.queue, '+*') and lookout.until > pg_catalog.statement_timestamp()
+                )
+            )
         limit 1
     ) as sleeper
 )
