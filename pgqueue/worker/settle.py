@@ -162,7 +162,8 @@ class Settler:
     ) -> None:
         """given_back: called when jobs may come due early, with those that are queued as they were before.
 
-        written: called with the number of verdicts that were. busy: whether more is about to end, worth waiting for.
+        written: called with the number of jobs that ended, without those given back. busy: whether more is about to
+        end, worth waiting for.
         """
         self._sql = sql
         self._link = link
@@ -240,7 +241,7 @@ class Settler:
                 if kind in batches:
                     batch = batches.pop(kind)
                     await self._write(batch, write)
-                    self._written(len(batch))
+                    self._written(0 if kind is ToGiveBack else len(batch))  # they were not worked off
                     self._writing = [item for left in batches.values() for item in left]
             if not self._waiting:
                 self._empty.set()
