@@ -226,10 +226,11 @@ def test_the_queue_of_notify_that_a_listener_keeps_from_emptying_is_told_with_wh
     url: str, connection: Look
 ) -> None:
     bound = bounded(url, notify_queue="0")
-    with closing(psycopg.connect(url)) as listener:
+    with closing(psycopg.connect(url)) as listener, closing(psycopg.connect(url)) as younger:
         listener.execute("listen nothing")
         listener.commit()
         listener.execute("select 1")
+        younger.execute("select 1")  # in a transaction, too, and not the one that is in the way
         for _ in range(8):
             connection.execute("select pg_notify('nothing', repeat('x', 7000))")
         one = only(bound)
