@@ -314,9 +314,12 @@ class PgQueue:
         *,
         suspects: Suspects = "when idle",
         on_suspects: Callable[[int], None] | None = None,
+        declares: bool = True,
+        on_declared: Callable[[], None] | None = None,
     ) -> Loop:
         """The heart of one worker of this app; its row must have been written. on_suspects: told by its sweep how
-        many jobs wait that must run alone, if any do."""
+        many jobs wait that must run alone, if any do. declares: it writes down what schedules its code declares, and
+        then tells on_declared."""
         return Loop(
             conninfo=conninfo or self.conninfo,
             listen_conninfo=None if settings.listen_url is None else conninfo_from_url(settings.listen_url),
@@ -333,7 +336,8 @@ class PgQueue:
                 random.random,
                 tasks={name: task.retention for name, task in self.tasks.items()},
                 on_suspects=on_suspects,
-                schedules=[row for task in self.tasks.values() for row in task.scheduled()],
+                schedules=[row for task in self.tasks.values() for row in task.scheduled()] if declares else None,
+                on_declared=on_declared,
             ),
         )
 

@@ -69,7 +69,9 @@ def main(descriptor: int) -> NoReturn:
     worker_id = UUID(work["worker_id"])
     guard = Lease(work["lease"], settings.lease)
     try:
-        code = _new_loop()(_work(app, settings, worker_id, conninfo, channel, guard, alone=start["alone"]))
+        code = _new_loop()(
+            _work(app, settings, worker_id, conninfo, channel, guard, alone=start["alone"], declares=start["declares"])
+        )
     except BaseException:
         log.exception("the worker broke", extra={"event": "worker_broken", "worker_id": str(worker_id)})
         code = EXIT_BROKEN
@@ -140,10 +142,11 @@ async def _work(
     lease: Lease,
     *,
     alone: bool,
+    declares: bool,
 ) -> int:
     if alone:
         settings = replace(settings, concurrency=1)
-        loop = app.loop(settings, worker_id, conninfo, suspects="alone")
+        loop = app.loop(settings, worker_id, conninfo, suspects="alone", declares=False)
     else:
         loop = app.loop(
             settings,
@@ -151,6 +154,8 @@ async def _work(
             conninfo,
             suspects="elsewhere",
             on_suspects=lambda waiting: channel.send(suspects=waiting),
+            declares=declares,
+            on_declared=lambda: channel.send(declared={}),
         )
     listener = threading.Thread(
         target=_obey, args=(channel, lease, loop, app, asyncio.get_running_loop()), name="pgqueue-channel", daemon=True

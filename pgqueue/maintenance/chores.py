@@ -41,12 +41,14 @@ def chores(
     *,
     tasks: Mapping[str, Retention],
     on_suspects: Callable[[int], None] | None,
-    schedules: Sequence[Mapping[str, Any]] = (),
+    schedules: Sequence[Mapping[str, Any]] | None,
+    on_declared: Callable[[], None] | None,
 ) -> Callable[[Link, Events], Coroutine[Any, Any, None]]:
     """The chores of one worker: a coroutine function that never ends by itself.
 
     tasks: what each keeps of its ended jobs. on_suspects: called by each sweep that finds jobs of these tasks waiting
-    that must run alone, with their number; None: nobody asks. schedules: the rows of those that its code declares.
+    that must run alone, with their number; None: nobody asks. schedules: the rows of those that its code declares,
+    None to leave what is written as it is; on_declared: called once they are.
     """
 
     async def look_after(link: _Shared, events: Events) -> None:
@@ -97,15 +99,17 @@ def chores(
 
     async def fire_ticks(link: _Shared) -> None:
         known = sorted(tasks)
-        declared = False
+        declared = schedules is None
         next_forget = 0.0
         tries = 0
         while True:
             pause: float | None = None
             try:
-                if not declared:
+                if schedules is not None and not declared:
                     await link.transaction(tick.declare(sql, schedules, known))
                     declared = True
+                    if on_declared is not None:
+                        on_declared()
                 if time.monotonic() >= next_forget:
                     next_forget = time.monotonic() + FORGET_EVERY
                     await link.perform(tick.forget(sql))

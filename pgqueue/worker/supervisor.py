@@ -16,7 +16,7 @@ works, so that the rate holds; then it retires: claims no more, and ends when it
 
     child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}} · {"ended": code}
                           {"suspects": 3} (so many its sweep saw) · {"replace": why}
-                          {"trouble": why or null} (its connections)
+                          {"trouble": why or null} (its connections) · {"declared": {}} (its code's schedules)
     supervisor -> child   {"start": {...}} · {"work": {worker_id, lease}} · {"lease": deadline} · {"stop": {}}
                           {"retire": {}} · {"rescued": [...]}
 """
@@ -131,6 +131,8 @@ class Supervisor:
         self._exit_code = 0
         self._buried: deque[list[Rescued]] = deque()  # filled by the heart's thread
         self._rescued: deque[Rescued] = deque()
+        # One that takes another's place later may be of code that is not the last any more, while a deploy goes on.
+        self._declares = True  # children write down what schedules their code declares; until one has
         self._suspects = 0  # so many wait that no child was started for
         self._counts = Counts()
         self._probe: Probe | None = None
@@ -272,7 +274,7 @@ class Supervisor:
         child = Child(process, ours, self._new_id(), time.monotonic(), alone)
         self._children.append(child)
         self._selector.register(ours, selectors.EVENT_READ, child)
-        child.send(start={**self._start_message, "alone": alone})
+        child.send(start={**self._start_message, "alone": alone, "declares": self._declares and not alone})
 
     def _read(self, child: Child) -> bool:
         """Hears what the child says; False when it says no more, for now or for good."""
@@ -308,6 +310,8 @@ class Supervisor:
                 self._suspects = max(
                     self._suspects, seen - sum(one.alone and not one.working for one in self._children)
                 )
+            case {"declared": _}:
+                self._declares = False
             case {"trouble": why}:
                 child.trouble = why
             case {"replace": why} if self._stop_by is None and not child.replaced:

@@ -7,13 +7,14 @@ that statement has gone out, and when it is committed and not a byte of its answ
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.crash.processes import Start
+from tests.crash.processes import Start, workers
 from tests.helpers import eventually
 from tests.torture import failpoints
 
@@ -47,3 +48,27 @@ def test_eight_workers_with_wrong_clocks_killed_at_the_firing_make_one_job_of_ea
     assert seen("select fired from pgqueue.schedules") >= len(ticks)
     (early,) = connection.execute("select count(*) from pgqueue.jobs where created_at < run_at").fetchone() or ()
     assert early == 0  # by the server's clock, whatever theirs say
+
+
+def test_a_process_that_takes_anothers_place_does_not_bring_back_what_a_later_deploy_has_changed(
+    start: Start, connection: psycopg.Connection[Any]
+) -> None:
+    """While a deploy goes on, workers of the code before lose processes, too, or replace them."""
+
+    def row() -> Any:
+        return connection.execute("select every, fired from pgqueue.schedules").fetchone() or (None, 0)
+
+    def working() -> int | None:
+        return next(iter(workers(connection)), None)
+
+    worker = start(APP, processes=1, queues="others", sweep_interval=0.2)
+    eventually(lambda: row()[1], timeout=60)
+    first = working()
+    connection.execute("update pgqueue.schedules set every = 2, next_tick = null, revision = default")  # the new code
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: working() not in (None, first), timeout=60)
+    fired = row()[1]
+    eventually(lambda: row()[1] > fired, timeout=30)  # by the new process, which would have written it before
+    assert row()[0] == 2
+    assert not worker.log("schedule_changed")
