@@ -224,7 +224,7 @@ def test_what_only_reads_works_where_a_role_may_only_read(pgqueue_database: str)
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ("drop table pgqueue.sleepers", "sleepers"),
+        ("drop table pgqueue.sleepers cascade", "sleepers"),
         ("drop table pgqueue.dead_jobs cascade", "dead_jobs"),
         ("alter table pgqueue.workers drop column expires_at cascade", "expires_at"),
         ("drop function pgqueue.prune", "prune"),
