@@ -39,23 +39,20 @@ def enqueue(sql: Statements, columns: dict[str, Any]) -> Steps[tuple[tuple[Any, 
         # The holder ended between the two statements: the key is free now.
 
 
-def enqueue_many(sql: Statements, columns: dict[str, list[Any]]) -> Steps[list[tuple[int, bool]]]:
-    """(id, existing) for each job, in input order."""
+def enqueue_many(sql: Statements, columns: dict[str, list[Any]]) -> Steps[list[int] | None]:
+    """The id of each job, or of the live one that holds its unique key, in input order. None: a holder has ended since
+    the insert; the caller takes all of it back and begins anew, for keys are inserted in their order or not at all."""
     keys = columns["unique_key"]
-    ids: list[tuple[int, bool] | None] = [None] * len(keys)
     table = psycopg_sql.Identifier(sql.schema, "jobs").as_string(None)
-    while True:
-        left = [place for place, done in enumerate(ids) if done is None]
-        if not left:
-            return [done for done in ids if done is not None]
-        chunk = {name: [values[place] for place in left] for name, values in columns.items()}
-        rows = yield Call(sql["enqueue_many"], {**chunk, "table": table}, notifies=any(columns["wake"]))
-        for row in rows:
-            ids[left[row[0] - 1]] = (row[1], False)
-        for place in left:
-            if ids[place] is None:
-                found = yield from holder(sql, keys[place])
-                ids[place] = None if found is None else (found[0], True)
+    rows = yield Call(sql["enqueue_many"], {**columns, "table": table}, notifies=any(columns["wake"]))
+    ids: dict[int, int] = {row[0] - 1: row[1] for row in rows}
+    for place, key in enumerate(keys):
+        if place not in ids:
+            found = yield from holder(sql, key)
+            if found is None:
+                return None
+            ids[place] = found[0]
+    return [ids[place] for place in range(len(keys))]
 
 
 def enqueue_alike(sql: Statements, columns: dict[str, Any]) -> Steps[list[int]]:

@@ -164,7 +164,7 @@ def enqueue_many_steps(sql: Statements, new: Iterable[NewJob], chunk: int = BULK
     batches = _batches(new, chunk)
     ids: list[int] = []
     batch, more = next(batches)
-    if not more:
+    if not more and not any(new.options.unique_key for new in batch):
         yield from _insert(sql, batch, ids)
         return ids
     # Several statements: a bad job in a later chunk, or an autocommitting connection, must not leave the earlier ones.
@@ -211,8 +211,16 @@ def _insert(sql: Statements, batch: list[NewJob], ids: list[int]) -> Steps[None]
         rows = [new.columns() for new in batch]
         columns = {column: [row[column] for row in rows] for column in rows[0]}
         columns["tags"] = [None if tags is None else _array(tags) for tags in columns["tags"]]
-        done = yield from db.enqueue_many(sql, columns)
-        ids.extend(id_ for id_, _ in done)
+        keyed = any(columns["unique_key"])
+        if keyed:
+            yield Call("savepoint pgqueue_enqueue_chunk")
+        while (done := (yield from db.enqueue_many(sql, columns))) is None:
+            # To insert what is left, while we hold other keys, would be out of order: two batches that did so waited
+            # for each other for ever.
+            yield Call("rollback to savepoint pgqueue_enqueue_chunk")
+        if keyed:
+            yield Call("release savepoint pgqueue_enqueue_chunk")
+        ids.extend(done)
 
 
 @dataclass(frozen=True, slots=True)

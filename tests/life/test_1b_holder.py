@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgqueue import PgQueue, Task, db
+from pgqueue.drivers import Call, Rows
+from pgqueue.drivers.psycopg import run_raw
+from pgqueue.drivers.steps import play
+from pgqueue.enqueue import enqueue_many_steps
 from pgqueue.sql import Statements
 from tests.helpers import eventually, run, worker_row
 
@@ -118,6 +123,72 @@ def test_batches_that_name_the_same_keys_in_another_order_wait_for_each_other_an
         x, m, y = first.result(timeout=20)
         assert second.result(timeout=20) == [y, x]
     assert ids(connection) == sorted([x, m, y])
+
+
+def test_a_batch_that_finds_a_holder_gone_begins_anew_and_does_not_insert_its_key_out_of_order(
+    app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    """It holds y by then: were it to insert x after it, it would wait for who holds x and waits for y."""
+    holder = send.options(unique_key="x").enqueue(connection).id
+    waits = "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s"
+    jobs = [send.options(unique_key=key).job() for key in "xy"]
+    with (
+        psycopg.connect(pgqueue_database) as one,
+        psycopg.connect(pgqueue_database) as other,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        second: list[Future[list[int]]] = []
+
+        def enqueue_and_commit() -> list[int]:
+            found = app.enqueue_many(other, jobs)
+            other.commit()
+            return found
+
+        def until_the_look_up(call: Call) -> Rows:
+            if call.text == app.statements["holder"] and not second:
+                run(connection, db.cancel(app.statements, [holder], "gone"))
+                second.append(threads.submit(enqueue_and_commit))
+                eventually(lambda: connection.execute(waits, [other.info.backend_pid]).fetchone() == (True,))
+            return run_raw(one, call)
+
+        found = play(until_the_look_up, enqueue_many_steps(app.statements, jobs))
+        one.commit()
+        assert found == second[0].result(timeout=20)
+    assert ids(connection) == sorted(found)
+
+
+def test_batches_and_single_enqueues_of_a_few_keys_never_deadlock_while_their_holders_end(
+    app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # shown when it fails
+    keys = [f"k{number}" for number in range(12)]
+    errors: list[psycopg.Error] = []
+
+    def session(number: int) -> None:
+        chance = random.Random(seed + number)
+        with psycopg.connect(pgqueue_database) as mine:
+            for _ in range(60):
+                try:
+                    if chance.random() < 0.4:
+                        live = [row[0] for row in mine.execute("select id from pgqueue.jobs order by random() limit 3")]
+                        run(mine, db.cancel(app.statements, live, "gone"))
+                    elif chance.random() < 0.3:
+                        send.options(unique_key=chance.choice(keys)).enqueue(mine)
+                    else:
+                        chosen = [send.options(unique_key=chance.choice(keys)).job() for _ in range(8)]
+                        assert len(app.enqueue_many(mine, chosen)) == 8
+                    (mine.rollback if chance.random() < 0.2 else mine.commit)()
+                except psycopg.Error as error:
+                    errors.append(error)
+                    mine.rollback()
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(session, range(6)))
+    assert not errors
+    taken = {row[0] for row in connection.execute("select unique_key from pgqueue.jobs")}
+    assert len(ids(connection)) == len(taken)
+    assert {key for key in keys if send.options(unique_key=key).enqueue(connection).existing} == taken
 
 
 def _claimed(app: PgQueue, connection: Look) -> tuple[Statements, Any, list[int], list[int]]:

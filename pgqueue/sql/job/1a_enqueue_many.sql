@@ -2,7 +2,8 @@
 -- In: arrays of a job's columns, all of one length; table, the quoted name of `jobs`, for its sequence. Out: one row for
 --     each job, in input order: n (its place, from 1), id; no row for a job whose unique key a live job, or an earlier one
 --     of the chunk, holds. Caller: db.enqueue_many
--- Keys are inserted in their order, so that two chunks with the same keys wait for each other and never deadlock.
+-- Keys are inserted in their order, so that two chunks with the same keys wait for each other and never deadlock; a chunk
+-- whose holder ends before it is looked up is taken back and begun anew. Chunks of one transaction have no such order.
 with counter as materialized (
     select pg_catalog.pg_get_serial_sequence(%(table)s, 'id')::regclass as name
 ),
