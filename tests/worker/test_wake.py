@@ -152,7 +152,8 @@ def test_a_worker_on_the_lookout_takes_jobs_that_notify_nobody(
     single = task.enqueue(connection).id
     many = task.enqueue_many(connection, [(), ()])
     mixed = task._home.enqueue_many(connection, [task.job(), task.options(priority=1).job()])
-    for job in (single, *many, *mixed):
+    (from_sql,) = connection.execute("select pgqueue.enqueue('test.task')").fetchone()
+    for job in (single, *many, *mixed, from_sql):
         eventually(lambda job=job: is_done(job))
     assert notified() == before
     # What is due later still has to tell it when.

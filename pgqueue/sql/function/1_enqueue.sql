@@ -148,6 +148,13 @@ begin
         select s.worker_id
         from {schema}.sleepers as s
         where s.queue in (lane, '*') and s.until > statement_timestamp() and s.until > due
+            and not (
+                due <= statement_timestamp()
+                and exists (
+                    select from {schema}.sleepers as lookout
+                    where lookout.queue in ('+' || lane, '+*') and lookout.until > statement_timestamp()
+                )
+            )
         limit 1
     ) as sleeper;
     return job_id;
