@@ -40,8 +40,8 @@ log = logging.getLogger("pgqueue")
 
 # Looks at the table after having lain down: for jobs whose transaction did not see the sleeper yet. Seconds.
 _LOOKS = (0.0, 0.005, 0.05)
-# Woken again that soon after it lay down, a worker stays on the lookout: else each enqueue of a steady stream would
-# notify it, and the application's commits would wait for each other (0.10 of the rate at a 1 ms flush). Seconds.
+# A worker that finds something that often stays on the lookout: else each enqueue of a steady stream would notify it,
+# and the application's commits would wait for each other (0.10 of the rate at a 1 ms flush). Seconds.
 _SOON = 0.01
 _GLANCE = 0.003  # seconds between the looks of a lookout
 _UNSETTLED = 10  # times the concurrency: ended jobs that may wait for their settle before claiming pauses
@@ -120,9 +120,9 @@ class Loop:
         self._retiring = False
         self._looks = 0  # how often we looked since we lay down; 0: awake
         self._renew_at = 0.0  # when our row in `sleepers` is to be renewed, should we still lie down
-        self._lay_down_at = -math.inf  # in time.monotonic() seconds, as the next two
-        self._lookout_until = -math.inf  # on the lookout until then, and longer if there is something
-        self._lookout_known_until = -math.inf  # for how long our row says so
+        self._found_at = -math.inf  # when a claim last brought something, in time.monotonic() seconds
+        self._found_after = math.inf  # and how long after the one before
+        self._lookout_until = -math.inf  # for how long our row in `sleepers` says that we look by ourselves
         self._known_asleep = False  # our row in `sleepers` may still be believed
         self._next_ghosts = 0.0
         self.left_for_later = 0
@@ -291,15 +291,15 @@ class Loop:
     async def _rise(self, queues: list[str], *, full: bool) -> None:
         """Awake again. With no slot left, nobody shall wake us, and somebody else gets what we could not take."""
         self._looks = 0
-        if time.monotonic() < self._lookout_until:
-            self._lookout_until = time.monotonic() + _SOON
+        before, self._found_at = self._found_at, time.monotonic()
+        self._found_after = self._found_at - before
         if full:
             await self._pass_on(queues)
 
     async def _pass_on(self, queues: Sequence[str]) -> None:
         if self._known_asleep:
             self._known_asleep = False
-            self._lookout_until = self._lookout_known_until = -math.inf
+            self._lookout_until = -math.inf
             await self._claim_link.perform(db.rise(self._sql, self._worker_id))
             await self._claim_link.perform(db.wake(self._sql, queues, self._worker_id))
 
@@ -325,22 +325,19 @@ class Loop:
             await self._sleep()
 
     async def _looks_out(self) -> bool:
-        """Whether, woken so soon after it lay down, it does not lie down yet but looks again in a moment."""
+        """Whether, since so much comes, it does not lie down yet but looks again in a moment."""
         now = time.monotonic()
-        if now >= self._lookout_until:
-            if now - self._lay_down_at > _SOON:
-                self._lay_down_at = now
-                if self._lookout_known_until > -math.inf:  # from here on it has to be notified
-                    self._lookout_known_until = -math.inf
-                    await self._claim_link.perform(db.rise(self._sql, self._worker_id))
-                return False
-            self._lookout_until = now + _SOON
-        if now >= self._lookout_known_until - _SOON:
+        if max(self._found_after, now - self._found_at) > _SOON:
+            if self._lookout_until > -math.inf:  # from here on it has to be notified
+                self._lookout_until = -math.inf
+                await self._claim_link.perform(db.rise(self._sql, self._worker_id))
+            return False
+        if now >= self._lookout_until - _SOON:
             if not self._known_asleep or now >= self._renew_at:
                 await self._sleep()  # what comes due later wakes a lookout, too
             lookout = tuple(f"+{queue}" for queue in self._queues)
             await self._claim_link.perform(db.sleep(self._sql, self._worker_id, lookout, 3 * _SOON))
-            self._lookout_known_until = now + 3 * _SOON
+            self._lookout_until = now + 3 * _SOON
         await self._wake.wait(min(_GLANCE, self._settings.poll_interval))
         return True
 
