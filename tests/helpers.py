@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -26,6 +27,12 @@ def eventually(check: Callable[[], T], timeout: float = 10.0, interval: float = 
             raise AssertionError(f"not within {timeout:g} s; the last value was {value!r}")
         time.sleep(interval)
     return value
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that others are writing to. A reader can meet the first half of a line that was one write():
+    what has no newline yet has not been said."""
+    return path.read_text().split("\n")[:-1]
 
 
 def run(connection: psycopg.Connection[Any], steps: Steps[T]) -> T:

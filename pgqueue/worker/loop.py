@@ -44,6 +44,7 @@ _LOOKS = (0.0, 0.005, 0.05)
 # and the application's commits would wait for each other (0.10 of the rate at a 1 ms flush). Seconds.
 _SOON = 0.01
 _GLANCE = 0.003  # seconds between the looks of a lookout
+_BELIEVED = 0.03  # seconds for which its row is; renewed while it looks
 _UNSETTLED = 10  # times the concurrency: ended jobs that may wait for their settle before claiming pauses
 _AGAIN = 0.005  # seconds before another look for a job that came due while we looked
 _GHOSTS_EVERY = 5.0  # seconds between comparisons of what we hold with what the table says we hold
@@ -336,8 +337,8 @@ class Loop:
             if not self._known_asleep or now >= self._renew_at:
                 await self._sleep()  # what comes due later wakes a lookout, too
             lookout = tuple(f"+{queue}" for queue in self._queues)
-            await self._claim_link.perform(db.sleep(self._sql, self._worker_id, lookout, 3 * _SOON))
-            self._lookout_until = now + 3 * _SOON
+            await self._claim_link.perform(db.sleep(self._sql, self._worker_id, lookout, _BELIEVED))
+            self._lookout_until = now + _BELIEVED
         await self._wake.wait(min(_GLANCE, self._settings.poll_interval))
         return True
 

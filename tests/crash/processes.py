@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.helpers import eventually
+from tests.helpers import eventually, whole_lines
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.crash.tasks:app"
@@ -55,7 +55,7 @@ class Ledger:
         self.path.touch()
 
     def entries(self, event: str | None = None, job: int | None = None) -> list[Entry]:
-        lines = (line.split() for line in self.path.read_text().splitlines())
+        lines = (line.split() for line in whole_lines(self.path))
         told = [Entry(int(a), int(p), w, int(j), int(f), int(n), e) for a, p, w, j, f, n, e in lines]
         return [one for one in told if event in (None, one.event) and job in (None, one.job)]
 
@@ -95,7 +95,7 @@ class WorkerProcess:
 
     def log(self, event: str | None = None) -> list[dict[str, Any]]:
         """The lines of a JSON log, of one event if named."""
-        lines = [json.loads(line) for line in self.text().splitlines() if line.startswith("{") and line.endswith("}")]
+        lines = [json.loads(line) for line in whole_lines(self.log_path) if line.startswith("{") and line.endswith("}")]
         return [line for line in lines if event in (None, line.get("event"))]
 
     def signal(self, number: signal.Signals) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pgqueue import Job
+from tests.helpers import whole_lines
 
 VARIABLE = "TEST_LEDGER"  # the directory; also what marks a process as ours
 
@@ -85,7 +86,7 @@ def _put(file: int, line: bytes) -> None:
 
 def read(directory: Path) -> list[Line]:
     """All lines of all processes, in the order of their times."""
-    lines = [line for file in directory.glob("*.ledger") for line in file.read_text().splitlines()]
+    lines = [line for file in directory.glob("*.ledger") for line in whole_lines(file)]
     return sorted(map(parse, lines))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+from pgqueue.worker.ahead import Ahead
 from pgqueue.worker.floor import Floors
 from tests.helpers import eventually
 
@@ -40,6 +41,9 @@ def test_quick_jobs_behind_slow_neighbours_are_given_back_without_an_attempt(
     lowered: set[int] = set()
     lower = Floors.lower
     monkeypatch.setattr(Floors, "lower", lambda self, claim: (lowered.add(claim.id), lower(self, claim)))
+    worked_off: list[int] = []
+    settled = Ahead.settled
+    monkeypatch.setattr(Ahead, "settled", lambda self, number: (worked_off.append(number), settled(self, number)))
 
     @app.task(name="test.quick")
     async def quick(number: int) -> None: ...
@@ -65,6 +69,7 @@ def test_quick_jobs_behind_slow_neighbours_are_given_back_without_an_attempt(
     assert left > 0
     assert attempts == 0
     assert left + done == 2 * QUICK
+    assert sum(worked_off) == done  # what is given back is no reason to claim ahead again
     # And they are in reach of the next claim.
     eventually(lambda: lowered and lowered == {line.job_id for line in logged("job_released")})
 

@@ -143,6 +143,7 @@ def test_a_worker_on_the_lookout_takes_jobs_that_notify_nobody(
 ):
     """Woken again and again it looks by itself: a steady stream must not serialise the application's commits."""
     monkeypatch.setattr("pgqueue.worker.loop._SOON", 1_000.0)
+    monkeypatch.setattr("pgqueue.worker.loop._BELIEVED", 3_000.0)
     work(poll_interval=NEVER, queues=queues)
     asleep()
     for _ in range(2):  # as if in short order
@@ -163,8 +164,9 @@ def test_a_worker_on_the_lookout_takes_jobs_that_notify_nobody(
 
 
 def test_a_lookout_lies_down_when_the_stream_ends_and_is_notified_again(
-    task, work, asleep, connection, is_done, notified
+    task, work, asleep, connection, is_done, notified, monkeypatch
 ):
+    monkeypatch.setattr("pgqueue.worker.loop._BELIEVED", 1_000.0)  # so it has to take its word back
     work(poll_interval=NEVER)
     asleep()
     for _ in range(200):
@@ -181,6 +183,7 @@ def test_a_lookout_lies_down_when_the_stream_ends_and_is_notified_again(
 
 def test_a_lookout_that_takes_all_it_can_is_none_any_more(app, task, work, asleep, connection, is_done, monkeypatch):
     monkeypatch.setattr("pgqueue.worker.loop._SOON", 1_000.0)
+    monkeypatch.setattr("pgqueue.worker.loop._BELIEVED", 3_000.0)
     running = "select count(*) from pgqueue.jobs where state = 'running'"
     sleepers = "select count(*) from pgqueue.sleepers where until > clock_timestamp()"
     go_on = threading.Event()
