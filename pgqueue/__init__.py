@@ -52,7 +52,7 @@ from pgqueue.errors import (
     UnusableConnection,
     WorkerError,
 )
-from pgqueue.job import DeadReason, Job, State
+from pgqueue.job import DeadReason, Job, Progress, State
 from pgqueue.retry import RetryPolicy
 from pgqueue.schedule import Schedule
 from pgqueue.schedules import ScheduleStats
@@ -81,6 +81,7 @@ __all__ = [
     "OperationError",
     "PgQueue",
     "PgQueueError",
+    "Progress",
     "RetryLater",
     "RetryPolicy",
     "Schedule",

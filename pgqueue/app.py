@@ -25,7 +25,7 @@ from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, look, perfor
 from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler
-from pgqueue.job import Job
+from pgqueue.job import Job, Progress
 from pgqueue.link import ENCODING
 from pgqueue.maintenance.chores import chores
 from pgqueue.retention import Retention
@@ -400,6 +400,15 @@ class Jobs:
         """Why the job is not running: each cause as (cause, detail, since), the weightiest first, whose detail is a
         sentence that stands by itself. `unknown` of a job that never was; ended and running ones are told of, too."""
         return self._app.look(monitor.why(self._app.statements, job_id))
+
+    def progress(self, job_id: int) -> Progress | None:
+        """How far the job is, as it said by `ctx.progress()`; None if it said nothing, or ended over an hour ago."""
+        return self._app.look(monitor.progress(self._app.statements, job_id))
+
+    async def progress_async(self, job_id: int) -> Progress | None:
+        """`progress` for the running event loop."""
+        async with self._app.async_engine.begin() as connection:
+            return await perform_async(connection, monitor.progress(self._app.statements, job_id))
 
     def list(
         self,

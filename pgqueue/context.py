@@ -8,8 +8,9 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
-from pgqueue.errors import TransactionRefused
+from pgqueue.errors import InvalidOption, TransactionRefused
 from pgqueue.job import Job
+from pgqueue.settings import MAX_NOTE_CHARS
 
 if TYPE_CHECKING:
     import psycopg
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", covariant=True)
 A = TypeVar("A", covariant=True)
+
+
+_DUST = 1e-9  # what adding up tenths may be beside 1
 
 
 class Transaction(Protocol[S, A]):
@@ -34,6 +38,7 @@ class Own(Protocol):
 
     def transaction(self, *, driver: bool) -> Transaction[Any, Any]: ...
     def complete(self, result: Any) -> None: ...
+    def progress(self, fraction: float, note: str | None) -> None: ...
 
 
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
@@ -63,6 +68,27 @@ class Context:
         For sync tasks."""
         return self._stop.is_set()
 
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """Says how far the job is, 0 to 1, and what it is at: for `jobs show`, `app.jobs.progress(id)`, the table.
+
+        Sync and async alike, from any thread; waits for nothing. The worker writes it within a second, the last word at
+        the latest with the job's end, and nothing once the job was taken from this run: then `cancelled` becomes true.
+        note: up to 1,000 characters. Without a worker nobody is told. Raises InvalidOption.
+        """
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            raise InvalidOption(f"progress must be a number between 0 and 1, not {type(fraction).__qualname__}")
+        if not -_DUST <= fraction <= 1 + _DUST:
+            raise InvalidOption(f"progress must be between 0 and 1, not {_short(fraction)}")
+        if note is not None:
+            if not isinstance(note, str):
+                raise InvalidOption(f"note must be text, not {type(note).__qualname__}")
+            if len(note) > MAX_NOTE_CHARS:
+                raise InvalidOption(f"note must be at most {MAX_NOTE_CHARS:,} characters, not {len(note):,}")
+            if "\0" in note or any("\ud800" <= letter <= "\udfff" for letter in note):
+                raise InvalidOption("note must be text without NUL or lone surrogates, which PostgreSQL cannot store")
+        if self._own is not None:
+            self._own.progress(min(max(float(fraction), 0.0), 1.0), note)
+
     @overload
     def transaction(self, *, driver: Literal[False] = False) -> Transaction[Session, AsyncSession]: ...
     @overload
@@ -91,3 +117,12 @@ class Context:
                 "in tests run the job with app.worker(drain=True)"
             )
         return self._own
+
+
+def _short(number: object) -> str:
+    """An int of 5,000 digits cannot be printed, and nobody would read it."""
+    return (
+        f"{number:g}"
+        if isinstance(number, float) or (isinstance(number, int) and abs(number) < 10**15)
+        else "a number of that size"
+    )

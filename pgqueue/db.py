@@ -308,6 +308,27 @@ def standing(sql: Statements, worker_id: UUID, job_id: int, fence: int) -> Steps
     return "completed" if done.get(job_id) else "lost"
 
 
+def progress(
+    sql: Statements,
+    worker_id: UUID,
+    ids: list[int],
+    fences: list[int],
+    fractions: list[float],
+    notes: list[str | None],
+    now: Now = None,
+) -> Steps[set[int]]:
+    """Writes down how far these jobs are; those that are still ours."""
+    params = {
+        "worker_id": worker_id,
+        "ids": ids,
+        "fences": fences,
+        "fractions": fractions,
+        "notes": notes,
+        "now": now,
+    }
+    return _ids((yield Call(sql["progress"], params)))
+
+
 # -- rescue, cancel, expire, retry now, redrive, purge, prune -------------------------------------------------------
 
 
@@ -412,6 +433,11 @@ def prune_finished(sql: Statements, ids: list[int], finished_at: list[datetime])
 def prune_dead(sql: Statements, tasks: list[str], limit: int, now: Now = None) -> Steps[set[int]]:
     """Removes up to `limit` dead jobs that are kept no longer."""
     return _ids((yield Call(sql["prune_dead"], {"tasks": tasks, "limit": limit, "now": now})))
+
+
+def prune_progress(sql: Statements, limit: int, now: Now = None) -> Steps[set[int]]:
+    """Removes up to `limit` words on the progress of jobs that have ended a while ago."""
+    return _ids((yield Call(sql["prune_progress"], {"limit": limit, "now": now})))
 
 
 # -- schedules ------------------------------------------------------------------------------------------------------
@@ -667,6 +693,12 @@ def health(sql: Statements) -> Steps[Rows]:
 def server_clock(sql: Statements) -> Steps[tuple[float, int]]:
     """(seconds since 1970 by the server's clock, the process that answers)."""
     return (yield Call(sql["server_clock"]))[0]
+
+
+def progress_of(sql: Statements, job_id: int) -> Steps[tuple[Any, ...] | None]:
+    """(fraction, note, at, attempt) of a job that has said how far it is."""
+    rows = yield Call(sql["progress_of"], {"id": job_id})
+    return rows[0] if rows else None
 
 
 def schema_version(sql: Statements) -> Steps[str | None]:

@@ -54,6 +54,17 @@ class DeadReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is, as it said itself: 0 to 1, with a note in its own words. at: when it was written, null where
+    Python has no such date. attempt: the one that said it; a later one may not have said anything yet."""
+
+    fraction: float
+    note: str | None
+    at: datetime | None
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as its enqueuer and its operators see it.
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pgqueue import db, rights
 from pgqueue.drivers import NO_RIGHT, STANDBY, Steps, sqlstate
 from pgqueue.errors import InvalidOption, MissingRight, SchemaError
-from pgqueue.job import Job, State
+from pgqueue.job import Job, Progress, State
 from pgqueue.logs import one_line
 from pgqueue.rights import Right
 from pgqueue.settings import MIN_SERVER
@@ -84,6 +84,16 @@ def health(sql: Statements) -> Steps[list[Finding]]:
 def server_clock(sql: Statements) -> Steps[tuple[float, int]]:
     """(seconds since 1970 by the server's clock, the process that answers)."""
     return (yield from db.server_clock(sql))
+
+
+def progress(sql: Statements, job_id: int) -> Steps[Progress | None]:
+    """How far a job is, as it said itself; None of one that said nothing, or ended a while ago."""
+    if isinstance(job_id, bool) or not isinstance(job_id, int):
+        raise InvalidOption(f"job_id must be a whole number, not {job_id!r}")
+    if not -(2**63) <= job_id < 2**63:
+        return None
+    row = yield from db.progress_of(sql, job_id)
+    return None if row is None else Progress(*row)
 
 
 def check_server(sql: Statements) -> Steps[None]:

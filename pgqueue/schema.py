@@ -9,6 +9,7 @@
     queues          a row for each queue that somebody paused
     retention       how long ended jobs are kept, for each task that says so
     schedules       what is enqueued at its time, and when that is next
+    progress        how far running jobs are, of those that say so
 
 No foreign keys and no columns that grow on `jobs`: it is the hot table. Text with a named CHECK instead of enums, so
 that a state can be added without rewriting a type. Functions and views are in sql/function and sql/view.
@@ -55,6 +56,11 @@ STORAGE: dict[str, dict[str, str]] = {
         "fillfactor": "50",
         "autovacuum_vacuum_scale_factor": "0",
         "autovacuum_vacuum_threshold": "200",
+    },
+    "progress": {
+        "fillfactor": "70",
+        "autovacuum_vacuum_scale_factor": "0.05",
+        "autovacuum_vacuum_threshold": "1000",
     },
 }
 
@@ -298,5 +304,17 @@ def metadata(schema: str) -> MetaData:
         CheckConstraint("missed IN ('skip', 'latest', 'all')", name="schedules_missed"),
         CheckConstraint("missed_limit BETWEEN 1 AND 1000", name="schedules_missed_limit"),
         CheckConstraint("overlap IN ('allow', 'skip')", name="schedules_overlap"),
+    )
+
+    Table(
+        "progress",
+        meta,
+        Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("fence", Integer, nullable=False, comment="of the claim under which it was said"),
+        Column("attempt", Integer, nullable=False, comment="the attempt under which it was said"),
+        Column("fraction", Float, nullable=False, comment="0 to 1"),
+        Column("note", Text, comment="the job's own words"),
+        Column("at", DateTime(timezone=True), nullable=False, comment="when it was written"),
+        CheckConstraint("fraction BETWEEN 0 AND 1", name="progress_fraction"),
     )
     return meta

@@ -28,6 +28,7 @@ NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)  # of a queue and of a ta
 DEFAULT_MAX_ATTEMPTS = 4
 MAX_ARGS_BYTES = 256 * 1024  # a queue is no object store: a larger payload slows every claim that passes by
 MAX_RESULT_BYTES = 256 * 1024  # a larger result is dropped, and the job still completes
+MAX_NOTE_CHARS = 1_000  # of ctx.progress(): a line for people
 MAX_DEPTH = 100  # nesting of arguments; Python's own parser stops near 1,000
 MAX_ERROR_CHARS = 10_000  # of an error's message
 MAX_TRACEBACK_CHARS = 100_000  # the end of it is kept: that is where the cause stands

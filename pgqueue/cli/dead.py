@@ -100,10 +100,11 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
       pgqueue dead show 42
       pgqueue dead show 42 --args --json
     """
-    job = app_of(ctx, "find_jobs").jobs.get(job_id)
+    app = app_of(ctx, "find_jobs", "progress_of")
+    job = app.jobs.get(job_id)
     if job.state is not State.DEAD:
         raise JobNotFound(f"job {job_id} is not dead, it is {job.state}")
-    print_job(job, show_args=show_args, as_json=as_json)
+    print_job(job, progress=app.jobs.progress(job_id), show_args=show_args, as_json=as_json)
 
 
 @dead.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -24,7 +25,7 @@ from pgqueue.cli.common import (
 )
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import JobNotFound, OperationError
-from pgqueue.job import Job, State
+from pgqueue.job import Job, Progress, State
 from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 
 
@@ -117,7 +118,7 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
 @database_options
 @click.pass_context
 def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
-    """Show one job, with the error of every failed attempt.
+    """Show one job, how far it says it is, and the error of every failed attempt.
 
     Arguments and result may be nobody's business: they are shown only with --args.
 
@@ -126,7 +127,9 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
       pgqueue jobs show 42
       pgqueue jobs show 42 --args --json
     """
-    print_job(app_of(ctx, "find_jobs").jobs.get(job_id), show_args=show_args, as_json=as_json)
+    app = app_of(ctx, "find_jobs", "progress_of")
+    job = app.jobs.get(job_id)
+    print_job(job, progress=app.jobs.progress(job_id), show_args=show_args, as_json=as_json)
 
 
 @jobs.command()
@@ -192,12 +195,14 @@ def retry(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool) -> None:
         raise OperationError(f"{'; '.join(wrong)}: only a queued job can be made due now")
 
 
-def print_job(job: Job, *, show_args: bool, as_json: bool) -> None:
-    """Every field that a job has, and the error of every failed attempt."""
+def print_job(job: Job, *, progress: Progress | None, show_args: bool, as_json: bool) -> None:
+    """Every field that a job has, how far it is, and the error of every failed attempt."""
     shown = job_as_dict(job, show_args=show_args)
     if as_json:
-        print_json(shown)
+        print_json({**shown, "progress": None if progress is None else asdict(progress)})
         return
+    if progress is not None:
+        shown["progress"] = in_words(progress, job)
     errors = shown.pop("errors")
     for name in shown.keys() & {"args", "result", "meta"}:
         if shown[name] is not None:
@@ -209,3 +214,10 @@ def print_job(job: Job, *, show_args: bool, as_json: bool) -> None:
         click.echo(f"\nattempt {cell(error.get('attempt'))} at {cell(error.get('at'))}: {cell(error.get('error'))}")
         for line in str(error.get("traceback") or "").splitlines():
             click.echo(f"    {cell(line)}")
+
+
+def in_words(progress: Progress, job: Job) -> str:
+    """`40%, 3 s ago: 400 of 1,000 rows`, never rounded up; with the attempt where that is not the latest."""
+    of = "" if progress.attempt == job.attempt else f" by attempt {progress.attempt}"
+    when = f", {ago(progress.at)}" if progress.at is not None else ""
+    return f"{int(progress.fraction * 100 + 1e-9)}%{of}{when}" + (f": {progress.note}" if progress.note else "")

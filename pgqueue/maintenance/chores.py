@@ -16,7 +16,7 @@ from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.maintenance import tick
 from pgqueue.maintenance.expire import expire, tell_expired
-from pgqueue.maintenance.prune import prune, prune_jobs, retain
+from pgqueue.maintenance.prune import prune, prune_jobs, prune_progress, retain
 from pgqueue.maintenance.rescue import sweep, tell
 from pgqueue.retention import Retention
 from pgqueue.settings import WorkerSettings
@@ -55,7 +55,7 @@ def chores(
         next_prune = next_turn = began = 0.0
         turn: dict[str, bool] = {}  # tasks that we are pruning, a part between two sweeps: rescue must not wait for it
         pause = PRUNE_JOBS_EVERY
-        retained = False
+        retained = more = False
         tries = 0
         while True:
             try:
@@ -71,6 +71,9 @@ def chores(
                 if time.monotonic() >= next_prune:
                     next_prune = time.monotonic() + PRUNE_EVERY
                     await link.perform(prune(sql, retention))
+                    more = True
+                if more:
+                    more = await link.perform(prune_progress(sql))
                 tell_expired(await link.perform(expire(sql)), events)  # after prune, which makes today's partition
                 if retained and not turn and time.monotonic() >= next_turn:
                     began = time.monotonic()

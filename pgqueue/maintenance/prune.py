@@ -21,6 +21,7 @@ from pgqueue.sql import Statements
 log = logging.getLogger("pgqueue")
 
 CHUNK = 5_000  # rows removed by one statement
+PROGRESS_CHUNK = 20_000  # small rows, and a part between two sweeps keeps up with 4,000 jobs a second
 PART = 20 * CHUNK  # rows that one scan finds at most: some 2 s of work
 
 
@@ -35,6 +36,12 @@ def prune(sql: Statements, retention: float) -> Steps[None]:
             dropped,
             extra={"event": "pruned"},
         )
+
+
+def prune_progress(sql: Statements) -> Steps[bool]:
+    """Removes what jobs said of their progress that ended a while ago, one part of it; whether there may be more."""
+    gone = yield from db.prune_progress(sql, PROGRESS_CHUNK)
+    return len(gone) >= PROGRESS_CHUNK
 
 
 def retain(sql: Statements, policies: Mapping[str, Retention]) -> Steps[None]:

@@ -109,7 +109,9 @@ class Loop:
             patience=settings.patience,
             uniform=uniform,
         )
-        self._fence = partial(Fenced, sql, self._connections, partial(complete_one, sql, worker_id), worker_id)
+        self._fence = partial(
+            Fenced, sql, self._connections, partial(complete_one, sql, worker_id), worker_id, self._settler.marks
+        )
         self._runs: set[Run] = set()
         self._ready: deque[Attempt] = deque()  # claimed, and waiting for a slot
         self._ahead = Ahead(time.monotonic)

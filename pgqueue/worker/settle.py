@@ -31,6 +31,8 @@ from pgqueue.retry import RetryPolicy, StoredRetryPolicy
 from pgqueue.settings import MAX_ERROR_CHARS, PARTITIONS_AHEAD
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
+from pgqueue.worker.progress import Mark, Marks
+from pgqueue.worker.progress import write as write_marks
 from pgqueue.worker.run import (
     Completed,
     Failed,
@@ -177,6 +179,7 @@ class Settler:
         self._writing: list[Settlement] = []
         self._refused: list[Settlement] = []
         self._arrived = asyncio.Event()
+        self.marks = Marks(self._arrived.set)
         self._enough = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -234,6 +237,8 @@ class Settler:
                     async with asyncio.timeout(_LINGER):
                         await self._enough.wait()
             self._writing, self._waiting = self._waiting, []
+            if self.marks:
+                await self._write_marks(self.marks.take(self.held))
             batches: dict[type, list[Settlement]] = {}
             for item in self._writing:
                 batches.setdefault(type(item.verdict), []).append(item)
@@ -245,6 +250,24 @@ class Settler:
                     self._writing = [item for left in batches.values() for item in left]
             if not self._waiting:
                 self._empty.set()
+
+    async def _write_marks(self, marks: list[Mark]) -> None:
+        """How far jobs are, before it is written how they ended. A table that somebody locks holds up no settle."""
+        tries = 0
+        while marks:
+            try:
+                return await self._link.perform(write_marks(self._sql, self._worker_id, marks))
+            except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+                self.marks.restore(marks, asyncio.get_running_loop())
+                return None
+            except INFRASTRUCTURE as error:
+                tries += 1
+                await self._link.pause(tries, error)
+            except psycopg.Error as error:
+                what = "PostgreSQL refused what jobs say of their progress (%s)"
+                log.warning(what, type(error).__name__, extra={"event": "progress_refused"})
+                return None
+        return None
 
     async def _write(self, batch: list[Settlement], write: Write) -> None:
         tries, looked_for_partitions = 0, False

@@ -41,6 +41,7 @@ from pgqueue.errors import ClaimLost, TaskTimeout, TransactionRefused
 from pgqueue.link import INFRASTRUCTURE, AsyncBounded, Bounded, Link, Trouble, backoff, connect, connect_async, for_jobs
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
+from pgqueue.worker.progress import Mark, Marks, write
 
 T = TypeVar("T")
 
@@ -360,6 +361,7 @@ class Fenced:
         connections: Connections,
         complete: Callable[[Attempt, str | None], Steps[set[int]]],
         worker_id: UUID,
+        marks: Marks,
         attempt: Attempt,
         told: threading.Event,
     ) -> None:
@@ -368,6 +370,7 @@ class Fenced:
         self._connections = connections
         self._completion = complete
         self._worker_id = worker_id
+        self._marks = marks
         self._attempt = attempt
         self._told = told
         self.loop = asyncio.get_running_loop()
@@ -376,6 +379,7 @@ class Fenced:
         self._block: Block | None = None  # kept while it is open, or it would be closed as garbage under the job
         self.stage: Stage = "none"
         self.result: str | None = None
+        self._said: Mark | None = None  # written in the transaction that is open
         self.late = False  # the attempt's time is up
 
     def transaction(self, *, driver: bool) -> Block:
@@ -387,6 +391,11 @@ class Fenced:
                 "ctx.complete(result) belongs inside `with ctx.transaction()`; else return the result"
             )
         self.result = result_json(result)
+
+    def progress(self, fraction: float, note: str | None) -> None:
+        if self.stage in ("none", "open"):  # what a thread of the job's says after its end is nobody's business
+            claim = self._attempt.claim
+            self._marks.put(Mark(claim.id, claim.fence, fraction, note, self._told), self.loop)
 
     def over(self) -> Stage:
         """The run has ended: how its transaction did. One that is still open is cut off; the server rolls it back."""
@@ -502,12 +511,26 @@ class Fenced:
     def _complete(self) -> Steps[None]:
         if self.late:
             raise TaskTimeout(f"the attempt ran longer than its timeout of {self._attempt.timeout:g} s")
+        if self._marks:
+            yield from self._last_word()
         if self._attempt.claim.id not in (yield from self._completion(self._attempt, self.result)):
             self._lose()
         with self._lock:
             if self.stage != "open":
                 raise TransactionRefused(_REFUSALS[self.stage])
             self.stage = "ending"
+
+    def _last_word(self) -> Steps[None]:
+        """What the job said last, in its own transaction: afterwards it is completed, and nothing more is written."""
+        self._said = self._marks.pop(self._attempt.claim.id)
+        if self._said is not None:
+            yield from write(self._sql, self._worker_id, [self._said])
+
+    def _unsaid(self) -> None:
+        """It was rolled back with the rest."""
+        if self._said is not None:
+            self._marks.restore([self._said], self.loop)
+            self._said = None
 
     def _lose(self, cause: BaseException | None = None) -> NoReturn:
         self.stage = "lost"
@@ -523,12 +546,15 @@ class Fenced:
             self._held = self._block = None
             if self.stage == "open":
                 self.stage = "none"
+        self._unsaid()
 
     def _ended(self) -> None:
         with self._lock:
             self._held = self._block = None
             # Otherwise psycopg.Rollback was raised, which ends its block and nothing else.
             self.stage = "completed" if self.stage == "ending" else "none"
+        if self.stage == "none":
+            self._unsaid()
 
     async def _look_up(self) -> db.Standing:
         claim = self._attempt.claim

@@ -256,6 +256,28 @@ def test_show_has_every_field_of_a_job_but_its_arguments(on: Run, fill: Fill) ->
     assert "4111" not in text
 
 
+def test_show_says_how_far_the_job_is_and_which_attempt_said_so(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any]
+) -> None:
+    job, silent = fill("running"), fill("queued")
+    connection.execute(
+        "insert into pgqueue.progress (job_id, fence, attempt, fraction, note, at) "
+        "values (%s, 1, 1, 0.999, E'row 7\\x1b[31m', now() - interval '70 s')",
+        [job],
+    )
+    (line,) = [line for line in on("jobs", "show", str(job)).stdout.splitlines() if line.startswith("progress")]
+    assert line == "progress        99%, 1 min ago: row 7\\x1b[31m"  # never rounded up, nothing for the terminal
+    said = json.loads(on("jobs", "show", str(job), "--json").stdout)["progress"]
+    assert (said["fraction"], said["note"], said["attempt"]) == (0.999, "row 7\x1b[31m", 1)
+    connection.execute("update pgqueue.progress set attempt = 3, note = null")
+    assert "99% by attempt 3, 1 min ago\n" in on("jobs", "show", str(job)).stdout
+    assert "progress" not in on("jobs", "show", str(silent)).stdout
+    assert json.loads(on("jobs", "show", str(silent), "--json").stdout)["progress"] is None
+    dead = fill("dead")
+    connection.execute("update pgqueue.progress set job_id = %s, attempt = 1", [dead])
+    assert "99%, 1 min ago\n" in on("dead", "show", str(dead)).stdout
+
+
 def test_arguments_and_results_are_shown_only_when_asked_for(on: Run, fill: Fill) -> None:
     job_id = fill("completed", args={"card": "cAnArY"}, result={"paid": True})
     for asked in (

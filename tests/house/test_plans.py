@@ -65,6 +65,7 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "dead_letter": ({**EACH, "reasons": ["attempts"] * 20, "errors": TEXTS, "tracebacks": TEXTS}, {"jobs_pkey"}),
     "give_back": ({**EACH, "delays": [1.0] * 20}, {"jobs_pkey"}),
     "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
+    "progress": ({**EACH, "fractions": [0.5] * 20, "notes": TEXTS}, {"jobs_pkey"}),
     "settled": ({"worker_id": WORKER, "ids": IDS, "fences": [1] * 20}, {"jobs_pkey"}),
     "standing": ({"worker_id": WORKER, "id": 1, "fence": 1}, {"jobs_pkey"}),
     "rescue": (
@@ -75,6 +76,7 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "expire": ({"limit": 1_000, "now": None}, {"jobs_expiring", "jobs_pkey"}),
     "prune_finished": ({"ids": IDS, "finished_at": [datetime.now(UTC)] * 20}, set()),
     "prune_dead": ({"tasks": ["t"], "limit": 20, "now": None}, set()),
+    "prune_progress": ({"limit": 20, "now": None}, {"jobs_pkey"}),
 }
 # What applications and operators run, in sessions of their own, planned when the tables are full.
 OTHERS: dict[str, tuple[dict[str, Any], set[str]]] = {

@@ -369,6 +369,7 @@ def test_a_worker_names_all_rights_at_once_and_with_them_does_everything(pgqueue
         "queues",
         "retention",
         "schedules",
+        "progress",
     ):
         assert f'"."{table}"' in said[0]
     assert said[0].count("GRANT EXECUTE ON FUNCTION") == 1

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from pgqueue import Job, RetryPolicy, Schedule, ScheduleStats, Task
+from pgqueue import Context, Job, Progress, RetryPolicy, Schedule, ScheduleStats, Task
 from pgqueue.enqueue import NewJob
 from pgqueue.events import Event
 from tests.typing.tasks import (
@@ -96,6 +96,14 @@ def context(session: Session) -> None:
     anything.enqueue(session, {"a": 1}, 2)
     anything.enqueue(session, {"a": 1}, times=2)
     anything_with_options.enqueue(session, {"a": 1}, 2)
+
+
+async def progress(ctx: Context) -> None:
+    assert_type(ctx.progress(0.4), None)
+    ctx.progress(1, note="all of it")
+    ctx.progress(0.5, None)
+    assert_type(app.jobs.progress(7), Progress | None)
+    assert_type(await app.jobs.progress_async(7), Progress | None)
 
 
 async def calls() -> None:

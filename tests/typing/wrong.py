@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
-from pgqueue import Job, RetryPolicy
+from pgqueue import Context, Job, RetryPolicy
 from pgqueue.events import Event
 from tests.typing.tasks import (
     Line,
@@ -124,6 +124,15 @@ def context(session: Session) -> None:
     context_first_with_options.delay(None, 7)  # wrong: the context is no argument of the call
     context_by_keyword.enqueue(session, "7")  # wrong: type
     context_demanded.enqueue(session, 7)  # wrong: so checkers say; give it a default, or put it first
+
+
+async def progress(ctx: Context) -> None:
+    ctx.progress()  # wrong: missing
+    ctx.progress("40%")  # wrong: a number
+    ctx.progress(0.4, 7)  # wrong: a note is text
+    await ctx.progress(0.4)  # wrong: nothing to await
+    app.jobs.progress(7).fraction  # wrong: it may have said nothing
+    app.jobs.progress_async(7)  # wrong: never awaited
 
 
 def events() -> None:
