@@ -23,7 +23,7 @@ cli/           the commands; embedded.py a PostgreSQL from a wheel; testing.py f
 from __future__ import annotations
 
 from pgqueue.app import PgQueue
-from pgqueue.context import Context
+from pgqueue.context import AppState, Context
 from pgqueue.errors import (
     ArgsNotJSON,
     BadRow,
@@ -37,6 +37,7 @@ from pgqueue.errors import (
     InvalidOption,
     InvalidTask,
     JobNotFound,
+    LifespanFailed,
     MissingRight,
     OperationError,
     PgQueueError,
@@ -62,6 +63,7 @@ from pgqueue.task import Task
 __version__ = VERSION
 
 __all__ = [
+    "AppState",
     "ArgsNotJSON",
     "BadRow",
     "Cancel",
@@ -77,6 +79,7 @@ __all__ = [
     "InvalidTask",
     "Job",
     "JobNotFound",
+    "LifespanFailed",
     "MissingRight",
     "OperationError",
     "PgQueue",

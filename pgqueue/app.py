@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgqueue import control, enqueue, environment, monitor, versions
-from pgqueue.context import Context
+from pgqueue.context import AppState, Context
 from pgqueue.control import DeadFilter
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, look, perform, perform_async, perform_raw
 from pgqueue.enqueue import NewJob
@@ -47,6 +47,7 @@ from pgqueue.settings import (
 from pgqueue.sql import Statements, source, statements
 from pgqueue.task import Task, make
 from pgqueue.worker.heartbeat import Heart
+from pgqueue.worker.lifespan import Held, Lifespan, Lifespans
 from pgqueue.worker.loop import Loop, Suspects
 from pgqueue.worker.solo import Worker
 
@@ -54,6 +55,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 H = TypeVar("H", bound=Handler)
+L = TypeVar("L", bound=Lifespan)
 
 log = logging.getLogger("pgqueue")
 
@@ -105,6 +107,8 @@ class PgQueue:
             raise ConfigurationError(str(error)) from None
         self.tasks: dict[str, Task[..., Any]] = {}
         self.events = Events()
+        self.state = AppState()
+        self.lifespans = Lifespans(self.state)
         self.jobs = Jobs(self)
         self.dead = Dead(self)
         self.schedules = Schedules(self)
@@ -190,6 +194,19 @@ class PgQueue:
             return handler
 
         return add
+
+    def lifespan(self, function: L) -> L:
+        """Opens something before a worker's first job and closes it after the last, in each process that works:
+
+            @app.lifespan
+            async def clients(state: AppState) -> AsyncIterator[None]:
+                async with httpx.AsyncClient() as state.http:
+                    yield
+
+        A sync or async generator function with one `yield`. Tasks find it in `ctx.state`. Raises ConfigurationError.
+        """
+        self.lifespans.add(function)
+        return function
 
     # -- enqueue -------------------------------------------------------------------------------------------------------
 
@@ -304,7 +321,7 @@ class PgQueue:
         except TypeError as error:
             raise ConfigurationError(f"app.worker(): {str(error).partition('__init__() ')[2] or error}") from None
         row = {"tasks": sorted(self.tasks), "version": VERSION}
-        return Worker(made, heart=self._heart, loop=self.loop, row=row)
+        return Worker(made, heart=self._heart, loop=self.loop, held=partial(Held, self.lifespans), row=row)
 
     def loop(
         self,

@@ -41,6 +41,25 @@ class Own(Protocol):
     def progress(self, fraction: float, note: str | None) -> None: ...
 
 
+class AppState:
+    """What the app's lifespans have opened, by the names they gave it: `state.pool = ...`, then `ctx.state.pool`.
+
+    What an application puts there itself stays; what a lifespan puts there is gone when its worker has stopped.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"app.state has no {name!r} here: an @app.lifespan that sets state.{name} runs where a worker does"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Of any name and type, for type checkers, too."""
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"<AppState {', '.join(vars(self)) or 'empty'}>"
+
+
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
     """A logger whose lines carry job id, task and attempt."""
 
@@ -54,11 +73,13 @@ class Context:
     """One run of a job, from the inside.
 
     job: id, task, queue, attempt (1 in the first run), max_attempts, fence (rises with each run; hand it to outside
-    systems that should refuse a late writer), run_at, tags, meta. log: a logger whose lines name the job.
+    systems that should refuse a late writer), run_at, tags, meta. log: a logger whose lines name the job. state: what
+    the app's lifespans have opened, `app.state`.
     """
 
     job: Job
     log: JobLogger
+    state: AppState = field(default_factory=AppState, repr=False)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _own: Own | None = field(default=None, repr=False)
 

@@ -13,6 +13,7 @@
     ├── WorkerError
     │   ├── ClaimLost                        the job was rescued or cancelled while this run went on
     │   ├── TransactionRefused (RuntimeError)  ctx.transaction() or ctx.complete() where it cannot work
+    │   ├── LifespanFailed (RuntimeError)    what an @app.lifespan opens could not be opened, or closed
     │   ├── TaskTimeout (TimeoutError)       an attempt ran longer than its timeout
     │   └── BadRow (ValueError)              a stored job that cannot be read
     ├── OperationError                       what an operator asked for cannot be done
@@ -88,6 +89,10 @@ class ClaimLost(WorkerError):
 
 class TransactionRefused(WorkerError, RuntimeError):
     """`ctx.transaction()` or `ctx.complete()` where it cannot work: without a worker, twice, `with` in an async job."""
+
+
+class LifespanFailed(WorkerError, RuntimeError):
+    """What an `@app.lifespan` opens could not be opened, ended by itself or did not close; the message names it."""
 
 
 class TaskTimeout(WorkerError, TimeoutError):

@@ -13,6 +13,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack
 
 from pgqueue import enqueue as enqueueing
 from pgqueue.arguments import Signature
+from pgqueue.context import AppState
 from pgqueue.drivers import AsyncConnection, SyncConnection
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import EnqueueError, InvalidArguments, InvalidOption, InvalidTask
@@ -50,6 +51,7 @@ class Home(Protocol):
     """What a task needs of its app: the statements of its schema, connections for delay(), what is kept by default."""
 
     kept: Retention
+    state: AppState
 
     @property
     def statements(self) -> Statements: ...
@@ -90,6 +92,11 @@ class Task(Generic[P, R]):
         self._home = home
         self._options = options
         functools.update_wrapper(self, function)
+
+    @property
+    def state(self) -> AppState:
+        """The app's: what its lifespans have opened."""
+        return self._home.state
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function here and now; nothing is enqueued."""

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,9 +32,10 @@ import sqlalchemy as sa
 
 from pgqueue import PgQueue, __version__, environment, logs
 from pgqueue.db import Rescued
-from pgqueue.errors import ConfigurationError, InvalidTask
+from pgqueue.errors import ConfigurationError, InvalidTask, LifespanFailed
 from pgqueue.maintenance import rescue
 from pgqueue.settings import WorkerSettings
+from pgqueue.worker.lifespan import Held
 from pgqueue.worker.loop import Loop
 from pgqueue.worker.supervisor import EXIT_BROKEN, EXIT_DATABASE, EXIT_STUCK, EXIT_USAGE, die_with_parent
 
@@ -63,17 +65,13 @@ def main(descriptor: int) -> NoReturn:
     except sa.exc.OperationalError as error:
         reason = str(error.orig).strip().splitlines()[0] if error.orig is not None else "no answer"
         _exit(EXIT_DATABASE, f"pgqueue: cannot reach the database of the app's engine: {reason}")
-    hello = {"conninfo": conninfo, "schema": app.schema, "tasks": sorted(app.tasks), "version": __version__}
-    channel.send(hello=hello)
-    work = channel.receive()["work"]
-    worker_id = UUID(work["worker_id"])
-    guard = Lease(work["lease"], settings.lease)
+    guard = Lease(math.inf, settings.lease)
     try:
         code = _new_loop()(
-            _work(app, settings, worker_id, conninfo, channel, guard, alone=start["alone"], declares=start["declares"])
+            _live(app, settings, conninfo, channel, guard, alone=start["alone"], declares=start["declares"])
         )
     except BaseException:
-        log.exception("the worker broke", extra={"event": "worker_broken", "worker_id": str(worker_id)})
+        log.exception("the worker broke", extra={"event": "worker_broken"})
         code = EXIT_BROKEN
     if guard.lost:
         _end_group(channel)
@@ -133,10 +131,9 @@ class Channel:
         return bool(poll.poll(1000 * max(0.0, until - time.monotonic())))
 
 
-async def _work(
+async def _live(
     app: PgQueue,
     settings: WorkerSettings,
-    worker_id: UUID,
     conninfo: str,
     channel: Channel,
     lease: Lease,
@@ -144,19 +141,89 @@ async def _work(
     alone: bool,
     declares: bool,
 ) -> int:
+    """Opens what the app's lifespans open, asks for a row, works, and closes it again."""
+    held, ends = Held(app.lifespans), Ends()
+    try:
+        await held.open(ends)
+    except LifespanFailed as error:
+        with suppress(OSError):
+            channel.send(ended=EXIT_STUCK)
+        _exit(EXIT_STUCK, f"pgqueue: {error}")
+    hello = {"conninfo": conninfo, "schema": app.schema, "tasks": sorted(app.tasks), "version": __version__}
+    channel.send(hello=hello)
+    # The database may be away for long, and meanwhile what a lifespan runs on this event loop shall run.
+    first = await asyncio.to_thread(channel.receive) if app.lifespans.functions else channel.receive()
+    loop, code, left = None, 0, settings.grace
+    if "work" in first:  # and not "stop"
+        worker_id = UUID(first["work"]["worker_id"])
+        lease.deadline = first["work"]["lease"]
+        loop = _loop(app, settings, worker_id, conninfo, channel, alone=alone, declares=declares)
+        ends.listen(loop.stop)
+        code = await _work(app, settings, loop, worker_id, channel, lease, alone=alone)
+        left = loop.left
+    try:
+        await held.close(left)
+    except LifespanFailed:  # it has been logged
+        code = EXIT_BROKEN if ends.early else EXIT_STUCK
+    if (code == EXIT_STUCK or ends.early) and not lease.lost:
+        # Not by way of asyncio.run, which waits for every task, also for those that swallow their cancellation.
+        with suppress(OSError):
+            channel.send(ended=code)
+        _exit(code)
+    return code
+
+
+class Ends:
+    """Called when a lifespan ends by itself, perhaps before there is a loop to stop."""
+
+    def __init__(self) -> None:
+        self.early = False
+        self._then: Callable[[], object] = lambda: None
+
+    def __call__(self) -> None:
+        self.early = True
+        self._then()
+
+    def listen(self, then: Callable[[], object]) -> None:
+        self._then = then
+        if self.early:
+            then()
+
+
+def _loop(
+    app: PgQueue,
+    settings: WorkerSettings,
+    worker_id: UUID,
+    conninfo: str,
+    channel: Channel,
+    *,
+    alone: bool,
+    declares: bool,
+) -> Loop:
     if alone:
-        settings = replace(settings, concurrency=1)
-        loop = app.loop(settings, worker_id, conninfo, suspects="alone", declares=False)
-    else:
-        loop = app.loop(
-            settings,
-            worker_id,
-            conninfo,
-            suspects="elsewhere",
-            on_suspects=lambda waiting: channel.send(suspects=waiting),
-            declares=declares,
-            on_declared=lambda: channel.send(declared={}),
-        )
+        return app.loop(replace(settings, concurrency=1), worker_id, conninfo, suspects="alone", declares=False)
+    return app.loop(
+        settings,
+        worker_id,
+        conninfo,
+        suspects="elsewhere",
+        on_suspects=lambda waiting: channel.send(suspects=waiting),
+        declares=declares,
+        on_declared=lambda: channel.send(declared={}),
+    )
+
+
+async def _work(
+    app: PgQueue,
+    settings: WorkerSettings,
+    loop: Loop,
+    worker_id: UUID,
+    channel: Channel,
+    lease: Lease,
+    *,
+    alone: bool,
+) -> int:
+    """Runs the loop, obeying the supervisor; the exit code."""
     listener = threading.Thread(
         target=_obey, args=(channel, lease, loop, app, asyncio.get_running_loop()), name="pgqueue-channel", daemon=True
     )
@@ -165,7 +232,7 @@ async def _work(
         "working: %d tasks, queues %s, concurrency %d%s",
         len(app.tasks),
         ", ".join(settings.queues or ("all",)),
-        settings.concurrency,
+        1 if alone else settings.concurrency,
         "; only jobs under which a process died" if alone else "",
         extra={"event": "worker_started", "worker_id": str(worker_id)},
     )
@@ -174,11 +241,8 @@ async def _work(
     await loop.run()
     reporter.cancel()
     _hand_over(loop, channel)
-    if loop.stuck and not lease.lost:
-        # Not by way of asyncio.run, which waits for every task, also for those that swallow their cancellation.
-        with suppress(OSError):
-            channel.send(ended=EXIT_STUCK)
-        _exit(EXIT_STUCK)
+    if loop.stuck:
+        return EXIT_STUCK
     if settings.drain and not loop.stopped and not alone:
         log.info("drained; %d jobs are scheduled for later", loop.left_for_later, extra={"event": "drained"})
     return 0

@@ -5,6 +5,7 @@ ahead.py        how many jobs that end within milliseconds are claimed at a time
 floor.py        where in each queue and priority a claim starts
 claim.py        how many, from which queues; a claimed row becomes an attempt
 run.py          one attempt under its timeout; returns an Outcome, never raises
+lifespan.py     what is opened before the first job and closed after the last
 threads.py      where sync tasks run
 transaction.py  ctx.transaction(): a job's effects and its completion in one commit
 progress.py     how far jobs say they are, until it is written

@@ -49,6 +49,7 @@ _UNSETTLED = 10  # times the concurrency: ended jobs that may wait for their set
 _AGAIN = 0.005  # seconds before another look for a job that came due while we looked
 _GHOSTS_EVERY = 5.0  # seconds between comparisons of what we hold with what the table says we hold
 _NAMED = 20  # jobs named in one line of the log
+_LAST_CLOSE = 3.0  # seconds beyond the grace period; the loop's own end may take as long
 _LAST_WORDS = 1.0  # seconds for cancelled jobs to clean up, and for event handlers to end
 
 Chores = Callable[[Link, Events], Coroutine[Any, Any, None]]
@@ -152,6 +153,12 @@ class Loop:
     def trouble(self) -> str | None:
         """Why the database does not answer what claims or what settles; None while it does."""
         return self._claim_link.trouble or self._settle_link.trouble
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left of the stop for what else is to be closed; our supervisor kills us 2 s later."""
+        end = min(self._stop_at, time.monotonic()) + self._settings.grace + _LAST_CLOSE
+        return max(1.0, 0.0 if self._hurry.is_set() else end - time.monotonic())
 
     def take_counts(self) -> Counts:
         """What was counted since the last time this was asked."""

@@ -137,7 +137,7 @@ class Run:
         arguments, task = attempt.arguments, attempt.task
         parameter = task.signature.context_parameter
         if parameter is not None:
-            self._context = Context(attempt.job, JobLogger(log, attempt.log_fields))
+            self._context = Context(attempt.job, JobLogger(log, attempt.log_fields), task.state)
             self._fenced = self._context._own = self._fence(attempt, self._context._stop)
             arguments = arguments | {parameter: self._context}
         if task.is_async:

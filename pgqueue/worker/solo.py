@@ -20,10 +20,11 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
-from pgqueue.errors import ConfigurationError
+from pgqueue.errors import ConfigurationError, LifespanFailed
 from pgqueue.maintenance import rescue
 from pgqueue.settings import WorkerSettings
 from pgqueue.worker.heartbeat import Heart
+from pgqueue.worker.lifespan import Held
 from pgqueue.worker.loop import Loop
 
 log = logging.getLogger("pgqueue")
@@ -38,6 +39,7 @@ class Worker:
         *,
         heart: Callable[[WorkerSettings], Heart],
         loop: Callable[[WorkerSettings, UUID], Loop],
+        held: Callable[[], Held],
         row: dict[str, Any],
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
@@ -52,6 +54,7 @@ class Worker:
         self.settings = settings
         self._make_heart = heart
         self._make_loop = loop
+        self._make_held = held
         self._row = row
         self._new_id = new_id
         self._stop = threading.Event()
@@ -61,6 +64,7 @@ class Worker:
         """Works until `stop()`, SIGTERM or SIGINT (in the main thread), or, draining, until nothing is left to run.
 
         Raises SchemaError or psycopg.OperationalError when the database cannot be used at the start; later it waits.
+        Raises LifespanFailed when what an @app.lifespan opens cannot be opened or closed.
         """
         asyncio.run(self._run(signals=threading.current_thread() is threading.main_thread()))
 
@@ -74,6 +78,18 @@ class Worker:
         self._ring()
 
     async def _run(self, *, signals: bool) -> None:
+        """Holds open, around all of its lives, what the app's lifespans open."""
+        held, self._left = self._make_held(), self.settings.grace
+        await held.open(self.stop)
+        try:
+            await self._live(signals=signals)
+        except BaseException:
+            with suppress(LifespanFailed):  # it has been logged, and the other one came first
+                await held.close(self._left)
+            raise
+        await held.close(self._left)
+
+    async def _live(self, *, signals: bool) -> None:
         running = asyncio.get_running_loop()
         heart = await asyncio.to_thread(self._make_heart, self.settings)
         heart.start()
@@ -124,7 +140,10 @@ class Worker:
             self._ring = partial(running.call_soon_threadsafe, loop.stop)
             if self._stop.is_set():
                 loop.stop()
-            return await self._work(loop, heart, worker_id) and not self._stop.is_set()
+            try:
+                return await self._work(loop, heart, worker_id) and not self._stop.is_set()
+            finally:
+                self._left = loop.left
         finally:
             heart.forget(worker_id)
             heart.send(partial(rescue.bury, heart.sql, [worker_id], "the worker stopped", crashed=False))

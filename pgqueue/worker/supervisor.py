@@ -204,7 +204,7 @@ class Supervisor:
         if self._heart is not None:
             self._heart.show_stopping()
         for child in self._children:
-            if child.working:
+            if child.said_hello:
                 child.send(stop={})
             else:
                 self._kill(child, "stopped before it worked")
@@ -400,7 +400,8 @@ class Supervisor:
             _kill_group(child.process.pid)  # what its jobs had started must not go on beside their next attempt
         ends_by_itself = self._settings.drain or child.alone or child.retires
         expected = self._stop_by is not None or (ends_by_itself and child.ended in (0, EXIT_STUCK))
-        if not child.said_hello and code in (EXIT_USAGE, EXIT_DATABASE) and self._heart is None:
+        unusable = code in (EXIT_USAGE, EXIT_DATABASE) or child.ended == EXIT_STUCK  # a lifespan did not open
+        if not child.said_hello and unusable and self._heart is None:
             self._exit_code = self._exit_code or code  # it has said on stderr what is wrong
             self._stop()
             return
@@ -411,7 +412,9 @@ class Supervisor:
             self._bury(child, _death(code, child.killed), crashed=crashed)
         if not expected and child.alone:
             self._tell_death(child, code, "it ran a job alone")
-            self._suspects += 1  # it would have looked for another
+            # It would have looked for another. One that did not get so far would not the next time, at once: a sweep
+            # will see that suspects still wait.
+            self._suspects += child.said_hello
         elif not expected and child.replaced:
             self._tell_death(child, code, "it had been replaced already")
         elif not expected:

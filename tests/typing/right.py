@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from pgqueue import Context, Job, Progress, RetryPolicy, Schedule, ScheduleStats, Task
+from pgqueue import AppState, Context, Job, Progress, RetryPolicy, Schedule, ScheduleStats, Task
 from pgqueue.enqueue import NewJob
 from pgqueue.events import Event
 from tests.typing.tasks import (
@@ -140,3 +140,21 @@ def events() -> None:
         return 7
 
     assert_type(anything_at_all(7), int)
+
+
+@app.lifespan
+def opened(state: AppState) -> Iterator[None]:
+    state.pool = [7]
+    yield
+
+
+@app.lifespan
+async def opened_on_the_loop(state: AppState) -> AsyncIterator[None]:
+    state.client = "client"
+    yield
+
+
+def resources(ctx: Context, state: AppState) -> None:
+    assert_type(ctx.state, AppState)
+    assert_type(app.state, AppState)
+    print(ctx.state.pool.size, next(opened(state)))

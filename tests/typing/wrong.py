@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
-from pgqueue import Context, Job, RetryPolicy
+from pgqueue import AppState, Context, Job, RetryPolicy
 from pgqueue.events import Event
 from tests.typing.tasks import (
     Line,
@@ -146,3 +147,17 @@ def events() -> None:
 
     @app.on("failed")  # wrong: a handler is given an Event
     def job(job: Job) -> None: ...
+
+
+def lifespans() -> None:
+    @app.lifespan  # wrong: the lifespan takes no state
+    def nothing() -> Iterator[None]:
+        yield
+
+    @app.lifespan  # wrong: no generator
+    def returns(state: AppState) -> None: ...
+
+    @app.lifespan  # wrong: an async one is a generator, too
+    async def awaited(state: AppState) -> None: ...
+
+    print(app.state.pool)
