@@ -28,6 +28,7 @@ from pgqueue.events import EventName, Events, Handler
 from pgqueue.job import Job, Progress
 from pgqueue.link import ENCODING
 from pgqueue.maintenance.chores import chores
+from pgqueue.middleware import Middleware, unfit
 from pgqueue.retention import Retention
 from pgqueue.retry import Backoff, RetryPolicy
 from pgqueue.schedule import Schedule
@@ -56,6 +57,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 H = TypeVar("H", bound=Handler)
 L = TypeVar("L", bound=Lifespan)
+M = TypeVar("M", bound=Middleware)
 
 log = logging.getLogger("pgqueue")
 
@@ -109,6 +111,7 @@ class PgQueue:
         self.events = Events()
         self.state = AppState()
         self.lifespans = Lifespans(self.state)
+        self.around: list[Middleware] = []
         self.jobs = Jobs(self)
         self.dead = Dead(self)
         self.schedules = Schedules(self)
@@ -142,6 +145,7 @@ class PgQueue:
         keep_for: float | timedelta | None = None,
         keep_dead: int | None = None,
         keep_dead_for: float | timedelta | None = None,
+        middleware: Sequence[Middleware] = (),
         tags: tuple[str, ...] | list[str] = (),
         meta: Mapping[str, Any] | None = None,
         wake: bool = True,
@@ -159,6 +163,7 @@ class PgQueue:
         name: what rows call it; `module.function`. retry: a RetryPolicy, or a function of (attempt, error) that returns
         seconds or None for no further attempt. timeout: seconds an attempt may run; no limit. keep, keep_for,
         keep_dead, keep_dead_for: how many of its finished and dead jobs stay, and how many seconds; as its app says.
+        middleware: generator functions around each of its attempts, inside the app's; see `middleware`.
         cron="0 2 * * *" in a timezone, or every=60: enqueued by itself at these times; several, and arguments:
         schedules=[Schedule(...)]. The other options are the defaults of its jobs, see `Options`. Raises InvalidTask,
         DuplicateTask, InvalidOption.
@@ -206,6 +211,27 @@ class PgQueue:
         A sync or async generator function with one `yield`. Tasks find it in `ctx.state`. Raises ConfigurationError.
         """
         self.lifespans.add(function)
+        return function
+
+    def middleware(self, function: M) -> M:
+        """Runs around each attempt of every task, sync or async; see pgqueue/middleware.py:
+
+            @app.middleware
+            def timed(ctx: Context) -> Iterator[None]:
+                began = time.monotonic()
+                try:
+                    yield
+                finally:
+                    ctx.log.info("took %.3f s", time.monotonic() - began)
+
+        A sync or async generator function with one `yield`, which gives the result, or raises the task's error. What it
+        raises itself is the attempt's error. Raises ConfigurationError.
+        """
+        if why := unfit(function):
+            raise ConfigurationError(why)
+        self.around.append(function)
+        for task in self.tasks.values():
+            task.forget_body()
         return function
 
     # -- enqueue -------------------------------------------------------------------------------------------------------

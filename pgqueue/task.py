@@ -18,6 +18,7 @@ from pgqueue.drivers import AsyncConnection, SyncConnection
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import EnqueueError, InvalidArguments, InvalidOption, InvalidTask
 from pgqueue.job import Job
+from pgqueue.middleware import UNNAMED, Middleware, body_of, unfit
 from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
 from pgqueue.schedule import Schedule
@@ -52,6 +53,7 @@ class Home(Protocol):
 
     kept: Retention
     state: AppState
+    around: list[Middleware]
 
     @property
     def statements(self) -> Statements: ...
@@ -79,6 +81,7 @@ class Task(Generic[P, R]):
         timeout: float | None,
         retention: Retention,
         schedules: tuple[Schedule, ...] = (),
+        middleware: tuple[Middleware, ...] = (),
     ) -> None:
         self.name = name
         self.function = function
@@ -86,12 +89,30 @@ class Task(Generic[P, R]):
         self.timeout = timeout
         self.retention = retention
         self.schedules = schedules
+        self.middleware = middleware
         # A decorator's wrapper counts as well as what it wraps: either may be the async one.
         self.is_async = any(map(inspect.iscoroutinefunction, (function, inspect.unwrap(function))))
         self.signature = Signature(function, name)
         self._home = home
         self._options = options
         functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def body(self) -> Callable[..., Any]:
+        """What an attempt calls: the function, inside the app's middleware and its own, if there is any."""
+        around = (*self._home.around, *self.middleware)
+        return body_of(self.function, around, self.signature.context_parameter, is_async=self.is_async)
+
+    @functools.cached_property
+    def takes(self) -> str | None:
+        """The name by which `body` takes the job's Context; None when nobody asks for one."""
+        parameter = self.signature.context_parameter
+        return parameter if self.body is self.function or parameter is not None else UNNAMED
+
+    def forget_body(self) -> None:
+        """The app's middleware has changed."""
+        for name in ("body", "takes"):
+            vars(self).pop(name, None)
 
     @property
     def state(self) -> AppState:
@@ -216,6 +237,7 @@ def make(
     every: Any = None,
     timezone: Any = None,
     schedules: Any = (),
+    middleware: Any = (),
     **options: Any,
 ) -> Task[Any, Any]:
     """A Task of a plain function. Raises InvalidTask, InvalidOption."""
@@ -231,7 +253,8 @@ def make(
         raise InvalidTask(f"task {function.__name__} is a generator; a task returns once")
     if next(iter(inspect.signature(function).parameters), None) in ("self", "cls") and "." in _inside(function):
         raise InvalidTask(f"{function.__qualname__} looks like a method; a task must be a plain function")
-    _refuse_unknown("task", options, _OPTION_NAMES - {"run_at", "unique_key"} | set(Retention.NAMES) | _SCHEDULE)
+    known = _OPTION_NAMES - {"run_at", "unique_key"} | set(Retention.NAMES) | _SCHEDULE | {"middleware"}
+    _refuse_unknown("task", options, known)
     if callable(retry) and not isinstance(retry, RetryPolicy):
         retry = RetryPolicy(backoff=retry)
     if retry is not None and not isinstance(retry, RetryPolicy):
@@ -250,6 +273,7 @@ def make(
         timeout=checked.timeout,  # type: ignore[arg-type]
         retention=retention,
         schedules=declared,
+        middleware=_around(middleware),
     )
 
 
@@ -264,6 +288,15 @@ def _schedules(cron: Any, every: Any, timezone: Any, schedules: Any) -> tuple[Sc
     if len(schedules) > 1 and not all(one.name for one in schedules):
         raise InvalidOption("a task with several schedules has a name for each: Schedule(name=..., cron=...)")
     return tuple(schedules)
+
+
+def _around(given: Any) -> tuple[Middleware, ...]:
+    if not isinstance(given, list | tuple):
+        raise InvalidOption(f"middleware must be a list of generator functions, not {type(given).__name__}")
+    for one in given:
+        if why := unfit(one):
+            raise InvalidOption(why)
+    return tuple(given)
 
 
 def default_name(function: Callable[..., Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from pgqueue.context import AppState
 from pgqueue.errors import ConfigurationError, LifespanFailed
+from pgqueue.middleware import name_of
 from pgqueue.worker.run import describe
 from pgqueue.worker.threads import Threads
 
@@ -185,13 +186,8 @@ class _Sync:
 _Manager = _Async | _Sync
 
 
-def name_of(function: Any) -> str:
-    """`shop.tasks.resources`"""
-    return f"{function.__module__}.{function.__qualname__.rpartition('<locals>.')[2]}"
-
-
 def _kind(function: Any) -> str:
-    return "a function without a yield" if inspect.isfunction(function) else f"a {type(function).__name__}"
+    return "a function without a yield" if inspect.isfunction(function) else type(function).__name__
 
 
 def _sentence(function: Any, what: str, error: BaseException) -> str:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import StatementError
 
 from pgqueue.context import Context, JobLogger
 from pgqueue.errors import Steer, TaskTimeout, TransactionRefused
+from pgqueue.middleware import Place
 from pgqueue.settings import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.threads import Threads
@@ -30,6 +31,7 @@ from pgqueue.worker.transaction import Fenced
 
 log = logging.getLogger("pgqueue")
 
+_OWN = ("pgqueue.worker.", "pgqueue.middleware")  # frames that are of no use to whoever wrote the task
 _HEED = 1.0  # seconds that a cancelled attempt gets to end before it is said to swallow its cancellation
 
 
@@ -135,16 +137,16 @@ class Run:
             asyncio.get_running_loop().call_soon(self._ended, self, Unreadable(str(attempt.unreadable)))
             return
         arguments, task = attempt.arguments, attempt.task
-        parameter = task.signature.context_parameter
+        parameter = task.takes
         if parameter is not None:
             self._context = Context(attempt.job, JobLogger(log, attempt.log_fields), task.state)
             self._fenced = self._context._own = self._fence(attempt, self._context._stop)
             arguments = arguments | {parameter: self._context}
         if task.is_async:
             # A task of its own: the job may cancel itself or be cancelled without taking the worker along.
-            self._body = asyncio.get_running_loop().create_task(_contained(task.function, arguments))
+            self._body = asyncio.get_running_loop().create_task(_contained(task.body, arguments))
         else:
-            self._body = self._threads.submit(partial(task.function, **arguments))
+            self._body = self._threads.submit(partial(task.body, **arguments))
         self._body.add_done_callback(self._done)
         timeout = attempt.timeout
         if timeout is not None:
@@ -256,7 +258,11 @@ def describe(error: BaseException) -> str:
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     )
     message = _message(error)
-    return clean(f"{name}: {message}" if message else name)[:MAX_ERROR_CHARS]
+    text = clean(f"{name}: {message}" if message else name)
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, Place):
+            text = f"{text[: MAX_ERROR_CHARS - len(note) - 3]} ({note})"
+    return text[:MAX_ERROR_CHARS]
 
 
 def trace(error: BaseException) -> str:
@@ -302,6 +308,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _own_frames_off(error: BaseException) -> Any:
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("pgqueue.worker."):
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(_OWN):
         frames = frames.tb_next
     return frames

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pgqueue.middleware import here
+
 
 class _Call(NamedTuple):
     function: Callable[[], Any]
@@ -51,7 +53,7 @@ class Threads:
             self._calls.put(None)
 
     def _work(self) -> None:
-        process = os.getpid()
+        process, here.loop = os.getpid(), self._loop
         while (call := self._calls.get()) is not None:
             result, error = None, None
             try:

@@ -207,6 +207,9 @@ INSIDE = {
     "move",
     "enqueue_alone",
     "enqueue_alone_async",
+    "body",
+    "takes",
+    "forget_body",
 }
 
 

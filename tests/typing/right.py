@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
@@ -158,3 +158,22 @@ def resources(ctx: Context, state: AppState) -> None:
     assert_type(ctx.state, AppState)
     assert_type(app.state, AppState)
     print(ctx.state.pool.size, next(opened(state)))
+
+
+@app.middleware
+def around(ctx: Context) -> Generator[None, Any, None]:
+    result = yield
+    print(ctx.job.id, result)
+
+
+@app.middleware
+async def around_on_the_loop(ctx: Context) -> AsyncGenerator[None, Any]:
+    print(ctx.state.pool, (yield))
+
+
+@app.task(middleware=[around, around_on_the_loop])
+def with_middleware(user_id: int) -> None: ...
+
+
+def middleware(session: Session) -> None:
+    assert_type(with_middleware.enqueue(session, 7), Job)

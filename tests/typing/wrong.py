@@ -161,3 +161,14 @@ def lifespans() -> None:
     async def awaited(state: AppState) -> None: ...
 
     print(app.state.pool)
+
+
+def middleware() -> None:
+    @app.middleware  # wrong: it is given a Context
+    def of_a_job(job: Job) -> Iterator[None]:
+        yield
+
+    @app.middleware  # wrong: no generator
+    def returns(ctx: Context) -> None: ...
+
+    app.task(middleware=[bare])  # wrong: a task is none

@@ -155,7 +155,7 @@ def without_state():
     [
         (plain, "without @contextmanager, not a function without a yield"),
         (without_state, "lifespan tests.worker.test_lifespan.without_state must take one argument"),
-        (7, "not a int"),
+        (7, "not int"),
     ],
 )
 def test_what_cannot_be_a_lifespan_is_refused_in_one_line(app, given, sentence):
