@@ -5,6 +5,7 @@ task.py        @app.task gives a function its name, options and .enqueue()
 arguments.py   a call's arguments to JSON and back as annotated
 schedule.py    what is enqueued at its time; ticks.py: when that is; schedules.py: app.schedules
 enqueue.py     the application's side: a job inside the caller's own transaction
+hooks.py       what an application does to its jobs before they are enqueued
 drivers/       run a statement on whatever connection the application hands over, a file a library
 db.py, sql/    every statement: db.py runs them, one function each; sql/ holds them, one file each
 worker/        claim, run, settle, in that order; supervisor.py keeps the processes that do it
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from pgqueue.app import PgQueue
 from pgqueue.context import AppState, Context
+from pgqueue.enqueue import NewJob
 from pgqueue.errors import (
     ArgsNotJSON,
     BadRow,
@@ -82,6 +84,7 @@ __all__ = [
     "JobNotFound",
     "LifespanFailed",
     "MissingRight",
+    "NewJob",
     "OperationError",
     "PgQueue",
     "PgQueueError",

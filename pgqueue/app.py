@@ -18,13 +18,14 @@ import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgqueue import control, enqueue, environment, monitor, versions
+from pgqueue import control, enqueue, environment, hooks, monitor, versions
 from pgqueue.context import AppState, Context
 from pgqueue.control import DeadFilter
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, look, perform, perform_async, perform_raw
 from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler
+from pgqueue.hooks import Hook
 from pgqueue.job import Job, Progress
 from pgqueue.link import ENCODING
 from pgqueue.maintenance.chores import chores
@@ -58,6 +59,7 @@ T = TypeVar("T")
 H = TypeVar("H", bound=Handler)
 L = TypeVar("L", bound=Lifespan)
 M = TypeVar("M", bound=Middleware)
+K = TypeVar("K", bound=Hook)
 
 log = logging.getLogger("pgqueue")
 
@@ -112,6 +114,7 @@ class PgQueue:
         self.state = AppState()
         self.lifespans = Lifespans(self.state)
         self.around: list[Middleware] = []
+        self.hooks: list[Hook] = []
         self.jobs = Jobs(self)
         self.dead = Dead(self)
         self.schedules = Schedules(self)
@@ -234,6 +237,21 @@ class PgQueue:
             task.forget_body()
         return function
 
+    def before_enqueue(self, function: K) -> K:
+        """Shows the decorated function each job before it is enqueued, before any SQL; see pgqueue/hooks.py:
+
+            @app.before_enqueue
+            def traced(new: NewJob) -> NewJob | None:
+                return new.replace(meta={**(new.options.meta or {}), "trace": "..."})
+
+        It returns the job with other options, or None to leave it as it is; or raises, and the job is refused. Not for
+        enqueues in SQL, which know no Python. Raises ConfigurationError.
+        """
+        if why := hooks.unfit(function):
+            raise ConfigurationError(why)
+        self.hooks.append(function)
+        return function
+
     # -- enqueue -------------------------------------------------------------------------------------------------------
 
     @overload
@@ -246,7 +264,8 @@ class PgQueue:
         self, connection: SyncConnection | AsyncConnection, jobs: Iterable[NewJob], /
     ) -> list[int] | Awaitable[list[int]]:
         """Enqueues jobs of any tasks, made by `task.job(...)`; all or none. The ids, in input order."""
-        return enqueue.enqueue_many(self.statements, connection, jobs)
+        hooked = map(partial(hooks.apply, self.hooks), jobs) if self.hooks else jobs
+        return enqueue.enqueue_many(self.statements, connection, hooked)
 
     @property
     def statements(self) -> Statements:

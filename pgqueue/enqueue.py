@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, overload
 
@@ -83,6 +83,16 @@ class NewJob:
     task: str
     args: str = field(repr=False)
     options: Options
+
+    def replace(self, **options: Any) -> NewJob:
+        """The same call with other options, the fields of `Options`; for a hook. Raises InvalidOption."""
+        if unknown := sorted(set(options) - {one.name for one in fields(Options)}):
+            raise InvalidOption(f"a job has no option {unknown[0]!r}; see Options")
+        if "delay" in options and "run_at" not in options:
+            options["run_at"] = None  # the later word counts
+        elif "run_at" in options and "delay" not in options:
+            options["delay"] = 0.0
+        return replace(self, options=replace(self.options, **options))
 
     def columns(self) -> dict[str, Any]:
         """The row as the enqueue statements take it."""

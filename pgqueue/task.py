@@ -17,6 +17,8 @@ from pgqueue.context import AppState
 from pgqueue.drivers import AsyncConnection, SyncConnection
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import EnqueueError, InvalidArguments, InvalidOption, InvalidTask
+from pgqueue.hooks import Hook
+from pgqueue.hooks import apply as hooked
 from pgqueue.job import Job
 from pgqueue.middleware import UNNAMED, Middleware, body_of, unfit
 from pgqueue.retention import Retention
@@ -54,6 +56,7 @@ class Home(Protocol):
     kept: Retention
     state: AppState
     around: list[Middleware]
+    hooks: list[Hook]
 
     @property
     def statements(self) -> Statements: ...
@@ -140,7 +143,7 @@ class Task(Generic[P, R]):
         An async connection gives an awaitable, and type checkers report it when nobody awaits it. Raises EnqueueError
         before any SQL when the call, an option or the connection cannot work; the transaction stays usable.
         """
-        return enqueueing.enqueue(self._home.statements, connection, self.job(*args, **kwargs))
+        return enqueueing.enqueue(self._home.statements, connection, self._hooked(self.job(*args, **kwargs)))
 
     @overload
     def enqueue_many(
@@ -162,11 +165,11 @@ class Task(Generic[P, R]):
 
     def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Enqueues one call in a short transaction of its own, on the app's connection; committed on return."""
-        return self._home.enqueue_alone(self.job(*args, **kwargs))
+        return self._home.enqueue_alone(self._hooked(self.job(*args, **kwargs)))
 
     async def delay_async(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """`delay` for the running event loop."""
-        return await self._home.enqueue_alone_async(self.job(*args, **kwargs))
+        return await self._home.enqueue_alone_async(self._hooked(self.job(*args, **kwargs)))
 
     def job(self, /, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """One call that is not enqueued yet, for `app.enqueue_many`. Raises EnqueueError."""
@@ -208,6 +211,11 @@ class Task(Generic[P, R]):
             other._options.retry.to_json()  # refuse here what cannot travel
         return other
 
+    def _hooked(self, new: NewJob) -> NewJob:
+        """As the app's hooks leave it."""
+        hooks = self._home.hooks
+        return hooked(hooks, new) if hooks else new
+
     def _jobs(self, calls: Iterable[tuple[Any, ...] | Mapping[str, Any]]) -> Iterator[NewJob]:
         encode = self.signature.encode
         for place, call in enumerate(calls):
@@ -219,7 +227,7 @@ class Task(Generic[P, R]):
                 raise InvalidArguments(
                     f"call {place} must be a tuple or a dict of arguments, not {type(call).__name__}"
                 )
-            yield NewJob(self.name, text, self._options)
+            yield self._hooked(NewJob(self.name, text, self._options))
 
 
 def make(

@@ -177,3 +177,8 @@ def with_middleware(user_id: int) -> None: ...
 
 def middleware(session: Session) -> None:
     assert_type(with_middleware.enqueue(session, 7), Job)
+
+
+@app.before_enqueue
+def hook(new: NewJob) -> NewJob | None:
+    return new.replace(priority=5, meta={"trace": new.task}) if new.options.meta is None else None

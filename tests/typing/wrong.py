@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
-from pgqueue import AppState, Context, Job, RetryPolicy
+from pgqueue import AppState, Context, Job, NewJob, RetryPolicy
 from pgqueue.events import Event
 from tests.typing.tasks import (
     Line,
@@ -172,3 +172,15 @@ def middleware() -> None:
     def returns(ctx: Context) -> None: ...
 
     app.task(middleware=[bare])  # wrong: a task is none
+
+
+def hooks() -> None:
+    @app.before_enqueue  # wrong: it is given a NewJob
+    def of_a_job(job: Job) -> None: ...
+
+    @app.before_enqueue  # wrong: it gives a NewJob, or None
+    def told(new: NewJob) -> str:
+        return new.task
+
+    @app.before_enqueue  # wrong: nobody could await it
+    async def awaited(new: NewJob) -> None: ...
