@@ -47,6 +47,7 @@ from pgqueue.settings import (
     schema_name,
 )
 from pgqueue.sql import Statements, source, statements
+from pgqueue.steering import Queues, Steered, Tasks
 from pgqueue.task import Task, make
 from pgqueue.worker.heartbeat import Heart
 from pgqueue.worker.lifespan import Held, Lifespan, Lifespans
@@ -109,7 +110,8 @@ class PgQueue:
             self.kept = Retention(keep=keep, keep_dead=keep_dead, keep_dead_for=keep_dead_for)
         except InvalidOption as error:
             raise ConfigurationError(str(error)) from None
-        self.tasks: dict[str, Task[..., Any]] = {}
+        self.tasks = Tasks(self)
+        self.queues = Queues(self)
         self.events = Events()
         self.state = AppState()
         self.lifespans = Lifespans(self.state)
@@ -420,6 +422,8 @@ _OF_OTHERS = {
     "enqueue_alike",
     "holder",
     "cancel",
+    "hold",
+    "change",
     "retry_now",
     "redrive",
     "purge",
@@ -445,10 +449,11 @@ def check(heart: Heart) -> None:
         raise heart.perform(monitor.refusal(heart.sql, ("schema_version", *OF_A_WORKER), error)) from None
 
 
-class Jobs:
-    """`app.jobs`: look at jobs, cancel them, run them sooner, each call in a short transaction of its own."""
+class Jobs(Steered):
+    """`app.jobs`: look at jobs; cancel them, change them, run them sooner."""
 
     def __init__(self, app: PgQueue) -> None:
+        super().__init__(app)
         self._app = app
 
     def get(self, job_id: int) -> Job:
@@ -483,16 +488,6 @@ class Jobs:
     ) -> list[Job]:
         """Jobs in any state, newest first; up to `limit` (1 to 1,000), with ids below `before`."""
         return _find(self._app, state=state, task=task, queue=queue, before=before, limit=limit)
-
-    def cancel(self, job_id: int, why: str = "cancelled by an operator") -> bool:
-        """Cancels a job that nobody runs; False if there was nothing to do."""
-        return bool(self._app.perform(control.cancel(self._app.statements, [job_id], why)))
-
-    def retry_now(self, job_id: int) -> bool:
-        """Makes a queued job that waits for its time, or for its retry, due now; False if there was nothing to do.
-
-        A sleeping worker is woken for it. Its attempts are counted as before."""
-        return bool(self._app.perform(control.retry_now(self._app.statements, [job_id])))
 
 
 class Dead:

@@ -1,4 +1,4 @@
-"""The operator's hands: redrive, purge, cancel, retry now. Each finds its jobs and acts on them in one transaction."""
+"""The operator's hands on the dead-letter table: redrive, purge. Each finds its jobs and acts in one transaction."""
 
 from __future__ import annotations
 
@@ -75,13 +75,3 @@ def _find(sql: Statements, which: DeadFilter) -> Steps[list[int]]:
         if which.get(age) is not None:
             which[age] = seconds(age, which[age])
     return (yield from db.find_dead(sql, **which))  # type: ignore[misc]
-
-
-def cancel(sql: Statements, ids: list[int], why: str) -> Steps[list[int]]:
-    """Cancels jobs that nobody runs; the ids that were cancelled."""
-    return sorted((yield from db.cancel(sql, sorted(ids), why)))
-
-
-def retry_now(sql: Statements, ids: list[int]) -> Steps[list[int]]:
-    """Makes jobs that wait for their time or their retry due now; the ids that were made so."""
-    return sorted((yield from db.retry_now(sql, sorted(set(ids)))))

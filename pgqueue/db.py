@@ -281,6 +281,14 @@ def give_back(
     return _ids(rows)
 
 
+def cancel_asked(
+    sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], now: Now = None
+) -> Steps[dict[int, str]]:
+    """Cancels those of these jobs that were asked to end while this worker ran them: why, by id."""
+    rows = yield Call(sql["cancel_asked"], {"worker_id": worker_id, "ids": ids, "fences": fences, "now": now})
+    return {row[0]: row[1] for row in rows}
+
+
 def cancel_running(
     sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], errors: list[str], now: Now = None
 ) -> Steps[set[int]]:
@@ -334,7 +342,8 @@ def progress(
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """A job taken back from a worker that is gone. dead: its crashes were used up, it is in the dead-letter table."""
+    """A job taken back from a worker that is gone. dead: its crashes were used up, it is in the dead-letter table.
+    cancelled: it had been asked to end, and why."""
 
     id: int
     task: str
@@ -343,24 +352,49 @@ class Rescued:
     fence: int
     crashes: int
     dead: bool
+    cancelled: str | None = None
 
 
 def rescue(
     sql: Statements, workers: list[UUID], *, crashed: bool, why: str, max_crashes: int, now: Now = None
 ) -> Steps[list[Rescued]]:
-    """Takes back the jobs of workers that are gone, and wakes somebody for them."""
+    """Takes back the jobs of workers that are gone, and wakes somebody for them; what was asked to end has ended."""
+    ended = yield Call(sql["cancel_lost"], {"workers": workers, "now": now})
     params = {"workers": workers, "crashed": crashed, "why": why, "max_crashes": max_crashes, "now": now}
     rows = yield Call(sql["rescue"], params)
     rescued = [Rescued(*row) for row in rows]
     queues = sorted({job.queue for job in rescued if not job.dead})
     if queues:
         yield from wake(sql, queues)
-    return rescued
+    return rescued + [Rescued(*row) for row in ended]
 
 
-def cancel(sql: Statements, ids: list[int], why: str, now: Now = None) -> Steps[set[int]]:
-    """Cancels queued and blocked jobs."""
-    return _ids((yield Call(sql["cancel"], {"ids": ids, "error": why, "now": now})))
+def cancel(sql: Statements, ids: Sequence[int], why: str, now: Now = None) -> Steps[dict[int, bool]]:
+    """Cancels queued and blocked jobs, and asks those that run to end; by id, whether it runs."""
+    found = [row[0] for row in (yield Call(sql["hold"], {"ids": list(ids)}))]
+    if not found:
+        return {}
+    rows = yield Call(sql["cancel"], {"ids": found, "error": why, "now": now})
+    workers = sorted({row[1] for row in rows if row[1] is not None})
+    if workers:
+        yield from tell(sql, workers)
+    return {row[0]: row[1] is not None for row in rows}
+
+
+def change(
+    sql: Statements,
+    ids: Sequence[int],
+    *,
+    priority: int | None = None,
+    run_at: datetime | None = None,
+    delay: float | None = None,
+    now: Now = None,
+) -> Steps[set[int]]:
+    """Gives queued jobs another priority, another time, or both; and wakes somebody, who may have to wait less long."""
+    params = {"ids": list(ids), "priority": priority, "run_at": run_at, "delay": delay, "now": now}
+    rows = yield Call(sql["change"], params)
+    yield from wake(sql, sorted({row[1] for row in rows}))
+    return _ids(rows)
 
 
 def expire(sql: Statements, limit: int, now: Now = None) -> Steps[Rows]:
@@ -620,6 +654,73 @@ def leave(sql: Statements, ids: list[UUID]) -> Steps[None]:
     yield Call(sql["leave"], {"ids": ids})
 
 
+class Order(NamedTuple):
+    """What a worker is to obey. kind: queue or task, paused; or cancel. name: of the queue or the task; or why the job
+    is to end. seconds: until it resumes by itself; None: it does not."""
+
+    kind: Literal["queue", "task", "cancel"]
+    name: str
+    id: int | None
+    fence: int | None
+    seconds: float | None
+
+
+def tell(sql: Statements, workers: Sequence[UUID] | None = None) -> Steps[int]:
+    """Has these workers, or all of them, ask for their orders at once; how many there were."""
+    rows = yield Call(sql["tell"], {"workers": None if workers is None else list(workers)}, notifies=True)
+    return rows[0][0]  # type: ignore[no-any-return]
+
+
+def orders(sql: Statements, worker_id: UUID) -> Steps[list[Order]]:
+    """What is paused, and which of this worker's jobs are to end."""
+    return [Order(*row) for row in (yield Call(sql["orders"], {"worker_id": worker_id}))]
+
+
+# -- queues and tasks that are paused ---------------------------------------------------------------------------------
+
+
+def pause_queue(
+    sql: Statements, queue: str, *, until: datetime | None = None, seconds: float | None = None, by: str | None = None
+) -> Steps[None]:
+    """No job of this queue starts from now on."""
+    yield Call(sql["pause_queue"], {"queue": queue, "until": until, "seconds": seconds, "by": by})
+    yield from tell(sql)
+
+
+def resume_queue(sql: Statements, queue: str) -> Steps[bool]:
+    """Jobs of this queue may start again; False if it was not paused."""
+    rows = yield Call(sql["resume_queue"], {"queue": queue})
+    if rows:
+        yield from tell(sql)
+    return bool(rows)
+
+
+def pause_task(
+    sql: Statements, task: str, *, until: datetime | None = None, seconds: float | None = None, by: str | None = None
+) -> Steps[None]:
+    """No job of this task starts from now on."""
+    yield Call(sql["pause_task"], {"task": task, "until": until, "seconds": seconds, "by": by})
+    yield from tell(sql)
+
+
+def resume_task(sql: Statements, task: str) -> Steps[bool]:
+    """Jobs of this task may start again; False if it was not paused."""
+    rows = yield Call(sql["resume_task"], {"task": task})
+    if rows:
+        yield from tell(sql)
+    return bool(rows)
+
+
+def queues(sql: Statements) -> Steps[Rows]:
+    """(name, paused, since, by, until, queued, scheduled, running, blocked, dead) of every queue."""
+    return (yield Call(sql["queues"]))
+
+
+def paused_tasks(sql: Statements) -> Steps[Rows]:
+    """(task, since, by, until) of the tasks that are paused."""
+    return (yield Call(sql["paused_tasks"]))
+
+
 # -- what operators ask -----------------------------------------------------------------------------------------------
 
 
@@ -637,6 +738,29 @@ def find_jobs(
     """bare: without their JSON. ProgramLimitExceeded without it: as text it is larger than the server can hold."""
     params = {"ids": ids, "state": state, "task": task, "queue": queue, "before": before, "limit": limit, "bare": bare}
     return (yield Call(sql["find_jobs"], params))
+
+
+def find_live(
+    sql: Statements,
+    *,
+    ids: list[int] | None = None,
+    task: str | None = None,
+    queue: str | None = None,
+    state: str | None = None,
+    unique_key: str | None = None,
+    tag: str | None = None,
+    limit: int | None = None,
+) -> Steps[list[int]]:
+    params = {
+        "ids": ids,
+        "task": task,
+        "queue": queue,
+        "state": state,
+        "unique_key": unique_key,
+        "tag": tag,
+        "limit": limit,
+    }
+    return [row[0] for row in (yield Call(sql["find_live"], params))]
 
 
 def find_dead(

@@ -56,7 +56,7 @@ class Options:
         whole("max_attempts", self.max_attempts, 1, 2**31 - 1)
         object.__setattr__(self, "delay", seconds("delay", self.delay))
         if self.run_at is not None:
-            _moment(self.run_at)
+            moment("run_at", self.run_at)
             if self.delay:
                 raise InvalidOption("give either delay or run_at, not both")
         if self.retry is not None and not isinstance(self.retry, RetryPolicy):
@@ -66,7 +66,7 @@ class Options:
         if self.expires_in is not None:
             object.__setattr__(self, "expires_in", seconds("expires_in", self.expires_in, least=0.001))
         if self.unique_key is not None:
-            _key("unique_key", self.unique_key)
+            key("unique_key", self.unique_key)
         object.__setattr__(self, "tags", _tags(self.tags))
         if self.meta is not None:
             if not isinstance(self.meta, Mapping):
@@ -270,17 +270,19 @@ def whole(field: str, value: object, least: int, most: int) -> int:
     return value
 
 
-def _moment(value: object) -> None:
+def moment(field: str, value: object) -> None:
+    """Nothing if it is an aware datetime not too far away; InvalidOption otherwise."""
     if not isinstance(value, datetime):
-        raise InvalidOption(f"run_at must be a datetime, not {type(value).__name__}")
+        raise InvalidOption(f"{field} must be a datetime, not {type(value).__name__}")
     if value.tzinfo is None or value.utcoffset() is None:
-        raise InvalidOption("run_at must have a time zone, e.g. datetime.now(UTC) + timedelta(hours=1)")
+        raise InvalidOption(f"{field} must have a time zone, e.g. datetime.now(UTC) + timedelta(hours=1)")
     now = datetime.now(UTC)
     if not now - _CENTURY <= value <= now + _DECADE:
-        raise InvalidOption(f"run_at must lie within the next ten years, not in {value.year}")
+        raise InvalidOption(f"{field} must lie within the next ten years, not in {value.year}")
 
 
-def _key(field: str, value: object) -> None:
+def key(field: str, value: object) -> None:
+    """Nothing if it is a short text that PostgreSQL can hold; InvalidOption otherwise."""
     if not isinstance(value, str):
         raise InvalidOption(f"{field} must be text, not {type(value).__name__}")
     if not value.strip() or "\0" in value or len(value) > 512:
@@ -297,7 +299,7 @@ def _tags(value: object) -> tuple[str, ...]:
     if len(value) > 32:
         raise InvalidOption(f"tags may be 32 at most, not {len(value)}")
     for tag in value:
-        _key("a tag", tag)
+        key("a tag", tag)
     return tuple(value)
 
 

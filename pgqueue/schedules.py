@@ -84,7 +84,8 @@ Connection = SyncConnection | AsyncConnection | None
 class Home(Protocol):
     """What is needed of an app."""
 
-    tasks: dict[str, Task[..., Any]]
+    @property
+    def tasks(self) -> Mapping[str, Task[..., Any]]: ...
 
     @property
     def statements(self) -> Statements: ...

@@ -7,6 +7,7 @@
     workers         one row for each process that claims; its lease is what rescue goes by
     sleepers        idle workers an enqueue may wake; a hint only, so UNLOGGED
     queues          a row for each queue that somebody paused
+    paused_tasks    a row for each task that is paused
     retention       how long ended jobs are kept, for each task that says so
     schedules       what is enqueued at its time, and when that is next
     progress        how far running jobs are, of those that say so
@@ -106,6 +107,7 @@ def metadata(schema: str) -> MetaData:
         Column("id", BigInteger, Identity(), primary_key=True),
         Column("state", Text, nullable=False, server_default="queued"),
         *_job_columns(),
+        Column("cancelling", Text, comment="why it was asked to end while it runs; null: it was not"),
         CheckConstraint("state IN ('queued', 'running', 'blocked')", name="jobs_state"),
         CheckConstraint("(state = 'running') = (worker_id IS NOT NULL)", name="jobs_owner"),
         CheckConstraint("priority BETWEEN -100 AND 100", name="jobs_priority"),
@@ -133,6 +135,8 @@ def metadata(schema: str) -> MetaData:
             "expires_at",
             postgresql_where=text("expires_at IS NOT NULL AND state = 'queued'"),
         ),
+        # Almost always empty: running jobs that were asked to end. Their workers look for them each second.
+        Index("jobs_cancelling", "worker_id", "id", postgresql_where=text("cancelling IS NOT NULL")),
     )
 
     Table(
@@ -217,6 +221,18 @@ def metadata(schema: str) -> MetaData:
         Column("paused", Boolean, nullable=False, server_default=text("false")),
         Column("paused_at", DateTime(timezone=True)),
         Column("paused_by", Text),
+        Column("paused_until", DateTime(timezone=True), comment="resumes by itself then; null: it does not"),
+        CheckConstraint("isfinite(paused_until)", name="queues_paused_until"),
+    )
+
+    Table(
+        "paused_tasks",
+        meta,
+        Column("task", Text, primary_key=True),
+        Column("paused_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        Column("paused_by", Text),
+        Column("paused_until", DateTime(timezone=True), comment="resumes by itself then; null: it does not"),
+        CheckConstraint("isfinite(paused_until)", name="paused_tasks_paused_until"),
     )
 
     Table(

@@ -8,6 +8,7 @@ jobs.py      enqueue, and looking at jobs
 why.py       why a job is not running
 doctor.py    is the database under the queue well?
 dead.py      the dead-letter table: look, redrive, purge
+queues.py    queues and tasks: look, pause, resume
 schedules.py what is enqueued at its time
 demo.py      all of it on a server of its own; demo_tasks.py is the application it plays with
 bench.py     measures the database at hand, in a schema of its own
@@ -32,6 +33,7 @@ from pgqueue.cli.demo import demo
 from pgqueue.cli.doctor import doctor
 from pgqueue.cli.jobs import enqueue, jobs
 from pgqueue.cli.migrate import migrate
+from pgqueue.cli.queues import queues, tasks
 from pgqueue.cli.schedules import schedules
 from pgqueue.cli.why import why
 from pgqueue.cli.worker import worker
@@ -60,7 +62,10 @@ def cli() -> None:
     """
 
 
-for _command in (migrate, worker, enqueue, jobs, why, dead, schedules, doctor, demo, bench, completion):
+for _command in (
+    *(migrate, worker, enqueue, jobs, why, dead, queues, tasks, schedules),
+    *(doctor, demo, bench, completion),
+):
     cli.add_command(_command)
 
 

@@ -266,3 +266,17 @@ def parse_args(text: str | None, name: str) -> Any:
     if not isinstance(value, dict | list):
         raise click.UsageError(f"{name} must be a JSON object of named arguments, or an array of positional ones")
     return value
+
+
+def moment_of(option: str, text: str | None) -> datetime | None:
+    """A time with its zone from the command line: 2026-05-01T08:00:00+02:00, or …Z."""
+    if text is None:
+        return None
+    shown = repr(one_line(text[:40]))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"{option} must look like 2026-05-01T08:00:00+02:00, not {shown}") from None
+    if moment.tzinfo is None:
+        raise click.UsageError(f"{option} must say its time zone, +02:00 or Z for UTC: {shown}")
+    return moment

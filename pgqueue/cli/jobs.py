@@ -1,4 +1,4 @@
-"""pgqueue enqueue, pgqueue jobs: put a job in, look at jobs, cancel one that has not started, run one sooner."""
+"""pgqueue enqueue, pgqueue jobs: put a job in, look at jobs; cancel them, change them, run them sooner."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from pgqueue import control
 from pgqueue import enqueue as enqueueing
+from pgqueue import steering
 from pgqueue.arguments import to_json
 from pgqueue.cli.common import (
     ago,
@@ -19,6 +19,7 @@ from pgqueue.cli.common import (
     end_of,
     job_as_dict,
     json_option,
+    moment_of,
     parse_args,
     print_json,
     print_table,
@@ -27,6 +28,7 @@ from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import JobNotFound, OperationError
 from pgqueue.job import Job, Progress, State
 from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
+from pgqueue.steering import WHY
 
 
 @click.command()
@@ -63,7 +65,7 @@ def enqueue(ctx: click.Context, /, task: str, args: str, as_json: bool, **option
 
 @click.group()
 def jobs() -> None:
-    """Look at jobs, live and ended; cancel one that has not started, or run it sooner.
+    """Look at jobs, live and ended; cancel them, change when they run.
 
     \b
     Examples:
@@ -133,25 +135,123 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
 
 
 @jobs.command()
-@click.argument("job_id", type=int, metavar="ID")
+@click.argument("ids", type=int, nargs=-1, metavar="[ID]...")
+@click.option("--task", help="Only jobs of this task.")
+@click.option("--queue", help="Only jobs of this queue.")
+@click.option("--state", type=click.Choice(["queued", "running", "blocked"]), help="Only jobs in this state.")
+@click.option("--key", "unique_key", help="The job that holds this unique key.")
+@click.option("--tag", help="Only jobs with this tag.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many, lowest id first.")
+@click.option("--all", "everything", is_flag=True, help="Every job that has not ended.")
+@click.option("--why", default=WHY, show_default=True, help="What is stored as the reason.")
+@click.option("--dry-run", is_flag=True, help="Only say which it would be.")
+@click.option("--yes", is_flag=True, help="Do not ask whether to go on.")
 @json_option
 @database_options
 @click.pass_context
-def cancel(ctx: click.Context, /, job_id: int, as_json: bool) -> None:
-    """Cancel a job that has not started.
+def cancel(
+    ctx: click.Context, /, ids: tuple[int, ...], why: str, dry_run: bool, yes: bool, as_json: bool, **which: Any
+) -> None:
+    """Cancel jobs that have not ended, by id or by filter. With filters it first says how many there are, and asks.
+
+    A job that nobody runs ends at once. One that runs is asked to end: an async one gets CancelledError, a sync one
+    sees ctx.cancelled; whatever it then returns or raises, it is cancelled. With ids and filters both, jobs are meant
+    for which both hold.
 
     \b
     Examples:
-      pgqueue jobs cancel 42
+      pgqueue jobs cancel 42 43
+      pgqueue jobs cancel --tag import-7 --why "wrong file" --dry-run
+      pgqueue jobs cancel --task shop.tasks.resize --state queued --yes
     """
-    app = app_of(ctx, "cancel", "find_jobs")
-    if not app.jobs.cancel(job_id):
-        job = app.jobs.get(job_id)
-        raise OperationError(f"job {job_id} is {job.state}: only a queued job can be cancelled")
+    app = app_of(ctx, "hold", "cancel", "tell", "find_live", "find_jobs")
+    chosen = {name: value for name, value in which.items() if value is not None and value is not False}
+    if not ids and not chosen.keys() - {"limit"}:
+        raise click.UsageError("say which: ids, or --task, --queue, --state, --key, --tag; --all for every live job")
+    asked = list(dict.fromkeys(ids))
+    if dry_run or chosen:
+        if ids:
+            chosen["ids"] = asked
+        found = app.jobs.cancel(dry_run=True, **chosen)
+        if dry_run or not found:
+            _report(found, "would be cancelled", as_json=as_json)
+            return
+        if not yes:
+            click.confirm(f"cancel {len(found)} {'job' if len(found) == 1 else 'jobs'}?", abort=True, err=True)
+        # Those that were counted: what has come since was not asked about.
+        _report(app.jobs.cancel(ids=found, why=why), "cancelled, or asked to end", as_json=as_json)
+        return
+    done = app.perform(steering.cancel(app.statements, steering.checked_ids(asked), steering.reason(why)))
+    wrong = []
+    for job_id in asked:
+        said = "cancelled"
+        if job_id not in done:
+            try:
+                state = app.jobs.get(job_id).state
+            except JobNotFound as error:
+                wrong.append(str(error))
+                continue
+            if state is not State.RUNNING:
+                wrong.append(f"job {job_id} is {state}")
+                continue
+            said = "it runs, and was asked to end before"
+        elif done[job_id]:
+            said = "it runs, and is asked to end"
+        if not as_json:
+            click.echo(f"job {job_id}: {said}")
     if as_json:
-        print_json({"id": job_id, "state": State.CANCELLED})
-    else:
-        click.echo(f"job {job_id}: cancelled")
+        ended = [job_id for job_id, runs in done.items() if not runs]
+        print_json({"ids": ended, "asked": sorted(done.keys() - set(ended))})
+    if wrong:
+        raise OperationError(f"{'; '.join(wrong)}: only a job that has not ended can be cancelled")
+
+
+@jobs.command()
+@click.argument("ids", type=int, nargs=-1, required=True, metavar="ID...")
+@click.option("--priority", type=click.IntRange(-100, 100), help="-100 to 100, higher first.")
+@click.option("--delay", type=float, metavar="SECONDS", help="Due so long from now.")
+@click.option("--run-at", metavar="TIME", help="Due then: 2026-05-01T08:00:00+02:00.")
+@json_option
+@database_options
+@click.pass_context
+def change(
+    ctx: click.Context,
+    /,
+    ids: tuple[int, ...],
+    priority: int | None,
+    delay: float | None,
+    run_at: str | None,
+    as_json: bool,
+) -> None:
+    """Give queued jobs another priority or another time.
+
+    \b
+    Examples:
+      pgqueue jobs change 42 --priority 50
+      pgqueue jobs change 42 43 --delay 3600
+      pgqueue jobs change 42 --run-at 2026-05-01T08:00:00+02:00
+    """
+    when = moment_of("--run-at", run_at)
+    asked = steering.checked_ids(list(ids))
+    app = app_of(ctx, "change", "wake", "find_jobs")
+    steps = steering.change(app.statements, asked, priority=priority, run_at=when, delay=delay)
+    done = sorted(app.perform(steps))
+    wrong = []
+    for job_id in asked:
+        if job_id not in done:
+            try:
+                state = app.jobs.get(job_id).state
+            except JobNotFound as error:
+                wrong.append(str(error))
+            else:
+                late = state is State.QUEUED
+                wrong.append(f"job {job_id} would have expired by then" if late else f"job {job_id} is {state}")
+        elif not as_json:
+            click.echo(f"job {job_id}: changed")
+    if as_json:
+        print_json({"ids": done})
+    if wrong:
+        raise OperationError(f"{'; '.join(wrong)}: only a queued job can be changed")
 
 
 @jobs.command()
@@ -172,7 +272,7 @@ def retry(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool) -> None:
     """
     app = app_of(ctx, "retry_now", "wake", "find_jobs")
     asked = list(dict.fromkeys(ids))
-    done = app.perform(control.retry_now(app.statements, asked))
+    done = app.perform(steering.retry_now(app.statements, steering.checked_ids(asked)))
     wrong = []
     for job_id in asked:
         if job_id in done:
@@ -193,6 +293,14 @@ def retry(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool) -> None:
         print_json({"ids": done})
     if wrong:
         raise OperationError(f"{'; '.join(wrong)}: only a queued job can be made due now")
+
+
+def _report(ids: list[int], what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"ids": ids})
+    else:
+        some = ", ".join(map(str, ids[:20])) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "")
+        click.echo(f"{len(ids)} {'job' if len(ids) == 1 else 'jobs'} {what}" + (f": {some}" if ids else ""))
 
 
 def print_job(job: Job, *, progress: Progress | None, show_args: bool, as_json: bool) -> None:

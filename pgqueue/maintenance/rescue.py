@@ -53,7 +53,10 @@ def record(rescued: Sequence[Rescued]) -> None:
     for job in rescued:
         run = job.attempt if job.dead else job.attempt + 1  # the one that died; a rescued job has it given back
         fields = {"job_id": job.id, "task": job.task, "queue": job.queue, "attempt": run, "fence": job.fence}
-        if job.dead:
+        if job.cancelled is not None:
+            fields["attempt"] = job.attempt
+            log.info("cancelled: its worker is gone, and it was to end", extra={"event": "job_cancelled", **fields})
+        elif job.dead:
             log.error(
                 "its process died under it %d times: moved to the dead-letter table",
                 job.crashes,
@@ -66,8 +69,11 @@ def record(rescued: Sequence[Rescued]) -> None:
 def emit(rescued: Sequence[Rescued], events: Events) -> None:
     """Calls the handlers of each rescued job's event."""
     for job in rescued:
-        name = "dead_lettered" if job.dead else "rescued"
+        name, state, error = "rescued", State.QUEUED, None
+        if job.cancelled is not None:
+            name, state, error = "cancelled", State.CANCELLED, job.cancelled
+        elif job.dead:
+            name, state, error = "dead_lettered", State.DEAD, "its worker process died"
         if events.wanted(name):
-            state = State.DEAD if job.dead else State.QUEUED
             seen = Job(id=job.id, task=job.task, queue=job.queue, attempt=job.attempt, fence=job.fence, state=state)
-            events.emit(Event(name, seen, "its worker process died" if job.dead else None))
+            events.emit(Event(name, seen, error))

@@ -11,6 +11,7 @@ transaction.py  ctx.transaction(): a job's effects and its completion in one com
 progress.py     how far jobs say they are, until it is written
 settle.py       Outcome to complete, retry, dead letter …; and the writes, many at once
 wake.py         LISTEN, with polling as the safety net
+orders.py       what is paused, and which of its jobs are to end
 heartbeat.py    leases: registered, renewed, given up
 supervisor.py   the small process above the ones that work
 probe.py        /metrics and /health, for Prometheus and for whoever restarts workers

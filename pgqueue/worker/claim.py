@@ -7,7 +7,7 @@ be read is that row's problem: it becomes an attempt that has failed already.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -94,7 +94,7 @@ class Claimer:
         self._link = link
         self._worker_id = worker_id
         self._tasks = tasks
-        self._names = sorted(tasks)
+        self._names = sorted(tasks)  # without those that are paused
         self._queues = queues
         self._after = ""  # the queue served last: the next claim starts behind it
         self._floors = Floors(time.monotonic)
@@ -125,6 +125,10 @@ class Claimer:
     def forget(self) -> None:
         """Jobs are queued again that we did not know of: the next claim looks everywhere."""
         self._floors.forget()
+
+    def pause(self, tasks: Collection[str]) -> None:
+        """No claim takes a job of these; of all the others it does."""
+        self._names = sorted(self._tasks.keys() - tasks)
 
     async def claim_suspect(self) -> list[Attempt]:
         """A job under which a process died, or none; the caller has seen to it that nothing else runs."""

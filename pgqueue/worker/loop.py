@@ -22,7 +22,7 @@ from uuid import UUID
 
 from pgqueue import db
 from pgqueue.counts import Counts
-from pgqueue.db import Claim
+from pgqueue.db import Claim, Order
 from pgqueue.events import Event, Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.settings import CHORE_PATIENCE, WorkerSettings
@@ -30,8 +30,9 @@ from pgqueue.sql import Statements
 from pgqueue.task import Task
 from pgqueue.worker.ahead import PATIENCE, Ahead
 from pgqueue.worker.claim import Attempt, Claimer
+from pgqueue.worker.orders import Orders
 from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run, describe, trace
-from pgqueue.worker.settle import COMPLETE, Settlement, Settler, ToGiveBack, complete_one, decide
+from pgqueue.worker.settle import COMPLETE, Settlement, Settler, ToCancelled, ToGiveBack, complete_one, decide
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.transaction import Connections, Fenced
 from pgqueue.worker.wake import Wake
@@ -93,6 +94,8 @@ class Loop:
         self._settle_link = Link(conninfo, "settle", uniform, settings.patience)
         self._chore_link = Link(conninfo, "chores", uniform, CHORE_PATIENCE)
         self._claimer = Claimer(sql, self._claim_link, worker_id, tasks, settings.queues)
+        self._orders = Orders(time.monotonic)
+        self._strays: dict[int, int] = {}  # job -> fence, to be cancelled, and unknown to us
         self._wake = Wake(listen_conninfo or conninfo, worker_id, uniform, settings.patience)
         self._settler = Settler(
             sql,
@@ -175,7 +178,7 @@ class Loop:
         self._threads = Threads(self._settings.concurrency)
         background = [
             asyncio.create_task(self._settler.run()),
-            asyncio.create_task(self._wake.listen()),
+            asyncio.create_task(self._wake.listen(self._ask)),
             asyncio.create_task(self._chores(self._chore_link, self._events)),
         ]
         watch = asyncio.create_task(_first_failure(background))
@@ -217,6 +220,8 @@ class Loop:
                 return
             wanted = self._wanted()
             try:
+                if self._orders.stale:
+                    await self._ask(self._claim_link)
                 if wanted <= 0:
                     await self._pass_on(self._queues)
                     await self._wait_for_slots()
@@ -225,6 +230,7 @@ class Loop:
                 attempts = await self._claim(wanted)
                 tries = 0
                 self._ready.extend(attempts)
+                self._give_back_paused()
                 self._start_ready()
                 if attempts:
                     await self._rise(
@@ -283,11 +289,72 @@ class Loop:
         while self._ready:
             self._settler.add(Settlement(self._ready.popleft(), ToGiveBack(None), 0.0))
 
+    # -- orders ----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, link: Link) -> float:
+        """Asks for orders and obeys them; seconds until the next time."""
+        told = await link.perform(db.orders(self._sql, self._worker_id))
+        if self._orders.heard(told):
+            self._claimer.forget()  # what waits may lie below its floor
+            self._wake.ring()
+        self._claimer.pause(self._orders.tasks)
+        self._give_back_paused()
+        for order in told:
+            if order.kind == "cancel":
+                self._cancel(order)
+        return self._orders.ask_in
+
+    def _give_back_paused(self) -> None:
+        """What was claimed and has not started when its queue or its task is paused."""
+        if not self._ready or not (self._orders.queues or self._orders.tasks):
+            return
+        waiting, self._ready = self._ready, deque()
+        for attempt in waiting:
+            if self._orders.hold_up(attempt.claim):
+                self._settler.add(Settlement(attempt, ToGiveBack(None), 0.0))
+            else:
+                self._ready.append(attempt)
+        self._settler.hurry()
+
+    def _cancel(self, order: Order) -> None:
+        """A job of ours is to end: one that runs is told, one that waits for its slot never starts."""
+        assert order.id is not None
+        assert order.fence is not None
+        claim = order.id, order.fence
+        for run in self._runs:
+            if (run.attempt.claim.id, run.attempt.claim.fence) == claim:
+                run.cancel(order.name)
+                return
+        for attempt in self._ready:
+            if (attempt.claim.id, attempt.claim.fence) == claim:
+                self._ready.remove(attempt)
+                self._settler.add(Settlement(attempt, ToCancelled(order.name), 0.0))
+                self._settler.hurry()
+                return
+        if order.id not in self._settler.held:
+            # Its claim's answer is on its way, or was lost: told before the next claim, when none is under way.
+            self._strays[order.id] = order.fence
+
+    def _held(self) -> list[int]:
+        held = [run.attempt.claim.id for run in self._runs]
+        return held + [attempt.claim.id for attempt in self._ready] + self._settler.held
+
+    async def _cancel_strays(self) -> None:
+        strays = {job: fence for job, fence in self._strays.items() if job not in self._held()}
+        if strays:
+            ids, fences = list(strays), list(strays.values())
+            for job in await self._claim_link.perform(db.cancel_asked(self._sql, self._worker_id, ids, fences)):
+                log.info(
+                    "cancelled: it was claimed without our knowing", extra={"event": "job_cancelled", "job_id": job}
+                )
+        self._strays.clear()
+
     async def _release_ghosts(self) -> None:
+        if self._strays:
+            await self._cancel_strays()
         if time.monotonic() < self._next_ghosts:
             return
-        held = [run.attempt.claim.id for run in self._runs]
-        held += [attempt.claim.id for attempt in self._ready] + self._settler.held
+        held = self._held()
         ghosts = await self._claim_link.perform(db.release_ghosts(self._sql, self._worker_id, held))
         if ghosts:
             self._claimer.forget()

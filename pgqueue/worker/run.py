@@ -22,7 +22,7 @@ import psycopg
 from sqlalchemy.exc import StatementError
 
 from pgqueue.context import Context, JobLogger
-from pgqueue.errors import Steer, TaskTimeout, TransactionRefused
+from pgqueue.errors import Cancel, Steer, TaskTimeout, TransactionRefused
 from pgqueue.middleware import Place
 from pgqueue.settings import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from pgqueue.worker.claim import Attempt
@@ -96,6 +96,7 @@ class Run:
 
     __slots__ = (
         "_body",
+        "_cancelled",
         "_context",
         "_ended",
         "_fence",
@@ -122,6 +123,7 @@ class Run:
         self._fence = fence
         self._fenced: Fenced | None = None
         self._context: Context | None = None
+        self._cancelled: str | None = None  # why it was asked to end
         self._interrupted = False
         self._timed_out = False
         self._body: asyncio.Future[Any] | None = None
@@ -160,6 +162,23 @@ class Run:
         if self._body is not None and self.attempt.task.is_async:
             self._body.cancel()
 
+    def cancel(self, why: str) -> None:
+        """Ends it because somebody asked for it: however it ends now, it is cancelled. Again: nothing more happens."""
+        if self._cancelled is not None:
+            return
+        self._cancelled = why
+        if self._context is not None:
+            self._context._stop.set()
+        if self._fenced is not None:
+            self._fenced.cancelled = why
+        if self._body is None:
+            return
+        if self.attempt.task.is_async:
+            self._body.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(_HEED, self._unheeded, "was asked to end")
+
     def _overrun(self) -> None:
         self._timed_out = True
         if self._context is not None:
@@ -169,7 +188,8 @@ class Run:
         assert self._body is not None
         if self.attempt.task.is_async:
             self._body.cancel()
-            self._timer = asyncio.get_running_loop().call_later(_HEED, self._unheeded)
+            late = f"overran its timeout of {self.attempt.timeout:g} s"
+            self._timer = asyncio.get_running_loop().call_later(_HEED, self._unheeded, late)
             return
         # A thread cannot be killed, and running the job again beside it would be running it twice.
         log.warning(
@@ -178,10 +198,12 @@ class Run:
             extra={"event": "job_stuck", **self.attempt.log_fields},
         )
 
-    def _unheeded(self) -> None:
+    def _unheeded(self, what: str) -> None:
+        does = "swallowed its cancellation" if self.attempt.task.is_async else "does not look at ctx.cancelled"
         log.warning(
-            "overran its timeout of %g s, swallowed its cancellation and keeps its slot until it returns",
-            self.attempt.timeout,
+            "%s, %s and keeps its slot until it returns",
+            what,
+            does,
             extra={"event": "job_stuck", **self.attempt.log_fields},
         )
 
@@ -211,6 +233,8 @@ class Run:
             assert self._fenced is not None
             self._afterwards(result, error)
             return Completed(self._fenced.result)
+        if self._cancelled is not None:  # whatever it returned or raised on the way out
+            return Steered(Cancel(self._cancelled))
         if stage == "open" and error is None:
             error = TransactionRefused("the task ended while its ctx.transaction() was open: it is rolled back")
         if self._timed_out:  # whatever it did on the way out, it was late

@@ -272,6 +272,7 @@ class Settler:
     async def _write(self, batch: list[Settlement], write: Write) -> None:
         tries, looked_for_partitions = 0, False
         unknown: set[int] = set()
+        asked: dict[int, str] = {}
         while True:
             try:
                 done = await self._link.perform(write(self._sql, self._worker_id, batch))
@@ -279,6 +280,8 @@ class Settler:
                     before = await self._done_before([item for item in batch if item.attempt.claim.id not in done])
                     done |= {job for job, certain in before.items() if certain}
                     unknown = before.keys() - done
+                if len(done) < len(batch) and isinstance(batch[0].verdict, _PASSES_BY):
+                    asked |= await self._link.perform(self._cancel_asked(batch, done))
             except psycopg.errors.ProgramLimitExceeded as error:  # an OperationalError that no repeating cures
                 await self._one_by_one(batch, write, error)
                 return
@@ -303,6 +306,9 @@ class Settler:
         crowd = len(batch) > _CROWD and type(batch[0].verdict) is ToComplete
         quiet = crowd and not self._events.wanted("completed") and not log.isEnabledFor(logging.DEBUG)
         for item in batch:
+            if item.attempt.claim.id in asked:
+                item.verdict = ToCancelled(asked[item.attempt.claim.id])
+                done.add(item.attempt.claim.id)
             if item.attempt.claim.id in done:
                 count(item, self.counts)
                 if not quiet:  # else the sum below says all that anybody asked for
@@ -317,6 +323,10 @@ class Settler:
     def _lost(self, attempt: Attempt) -> None:
         self.counts.claims_lost += 1
         tell_lost(attempt, self._events)
+
+    def _cancel_asked(self, batch: list[Settlement], done: set[int]) -> Steps[dict[int, str]]:
+        left = [item for item in batch if item.attempt.claim.id not in done]
+        return db.cancel_asked(self._sql, self._worker_id, *_claims(left))
 
     async def _done_before(self, missing: list[Settlement]) -> dict[int, bool]:
         """Which of these an earlier write did, whose answer was lost with the connection; whether that is certain."""
@@ -408,6 +418,10 @@ _WRITES: dict[type, Write] = {
     ToGiveBack: _give_back,
     ToCancelled: _cancel,
 }
+
+
+# What passes a job by that was asked to end before we knew.
+_PASSES_BY = (ToRetry, ToDead, ToGiveBack)
 
 
 def count(item: Settlement, counts: Counts) -> None:

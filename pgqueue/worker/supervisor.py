@@ -230,7 +230,7 @@ class Supervisor:
         while self._buried:
             rescued = self._buried.popleft()
             self._rescued.extend(rescued)
-            if suspects := sum(1 for job in rescued if job.crashes and not job.dead):
+            if suspects := sum(1 for job in rescued if job.crashes and not job.dead and job.cancelled is None):
                 self._suspects += suspects
                 # A job kills an ordinary child but once, so this is no sickness of the child's: no need to slow down.
                 self._deaths = min(self._deaths, 2)

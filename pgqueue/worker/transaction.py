@@ -37,7 +37,7 @@ from sqlalchemy.pool import StaticPool
 from pgqueue import db
 from pgqueue.arguments import result_json
 from pgqueue.drivers import Steps, perform, perform_async
-from pgqueue.errors import ClaimLost, TaskTimeout, TransactionRefused
+from pgqueue.errors import Cancel, ClaimLost, TaskTimeout, TransactionRefused
 from pgqueue.link import INFRASTRUCTURE, AsyncBounded, Bounded, Link, Trouble, backoff, connect, connect_async, for_jobs
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
@@ -381,6 +381,7 @@ class Fenced:
         self.result: str | None = None
         self._said: Mark | None = None  # written in the transaction that is open
         self.late = False  # the attempt's time is up
+        self.cancelled: str | None = None  # why somebody asked it to end
 
     def transaction(self, *, driver: bool) -> Block:
         return Block(self, driver)
@@ -509,6 +510,8 @@ class Fenced:
         held.raw.patience = self._connections.patience  # from here on it is ours, and has a bound again
 
     def _complete(self) -> Steps[None]:
+        if self.cancelled is not None:
+            raise Cancel(self.cancelled)
         if self.late:
             raise TaskTimeout(f"the attempt ran longer than its timeout of {self._attempt.timeout:g} s")
         if self._marks:

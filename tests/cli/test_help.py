@@ -28,7 +28,8 @@ COMMANDS = dict(commands(cli))
 
 def test_the_commands_are_these() -> None:
     assert {" ".join(path) for path, command in COMMANDS.items() if not isinstance(command, click.Group)} == {
-        "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs retry", "why",
+        "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs change", "jobs retry", "why",
+        "queues list", "queues pause", "queues resume", "tasks list", "tasks pause", "tasks resume",
         "dead list", "dead show", "dead redrive", "dead purge",
         "schedules list", "schedules add", "schedules pause", "schedules resume", "schedules run", "schedules remove",
         "schedules preview", "doctor", "demo", "bench", "completion",

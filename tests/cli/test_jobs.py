@@ -1,4 +1,4 @@
-"""pgqueue enqueue, jobs list, jobs show, jobs cancel, on a real database."""
+"""pgqueue enqueue, and what `pgqueue jobs` does, on a real database."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from pgqueue import PgQueue
+from pgqueue.cli import cli
 from tests.cli.conftest import Fill, Run
 
 
@@ -337,19 +339,93 @@ def test_an_id_that_is_none_is_an_error_without_a_traceback(refused: Run, job_id
 def test_cancel_ends_a_job_that_has_not_started(on: Run, fill: Fill, state: str) -> None:
     first, second = fill(state), fill(state)
     assert on("jobs", "cancel", str(first)).stdout == f"job {first}: cancelled\n"
-    assert json.loads(on("jobs", "cancel", str(second), "--json").stdout) == {"id": second, "state": "cancelled"}
+    assert json.loads(on("jobs", "cancel", str(second), "--json").stdout) == {"ids": [second], "asked": []}
     shown = json.loads(on("jobs", "show", str(first), "--json").stdout)
     assert (shown["state"], shown["error"]) == ("cancelled", "cancelled by an operator")
 
 
-@pytest.mark.parametrize("state", ["running", "completed", "cancelled", "expired", "dead"])
-def test_cancel_leaves_every_other_job_alone_and_says_what_it_is(on: Run, fill: Fill, state: str) -> None:
-    job_id = fill(state)
-    assert (
-        f"job {job_id} is {state}: only a queued job can be cancelled"
-        in on("jobs", "cancel", str(job_id), code=1).stderr
-    )
+@pytest.mark.parametrize("state", ["completed", "cancelled", "expired", "dead"])
+def test_cancel_leaves_a_job_alone_that_has_ended_and_says_what_it_is(on: Run, fill: Fill, state: str) -> None:
+    job_id, live = fill(state), fill()
+    result = on("jobs", "cancel", str(job_id), "998", str(live), code=1)
+    said = f"job {job_id} is {state}; there is no job 998: only a job that has not ended can be cancelled"
+    assert result.stderr == f"pgqueue: {said}\n"
+    assert result.stdout == f"job {live}: cancelled\n"
     assert json.loads(on("jobs", "show", str(job_id), "--json").stdout)["state"] == state
+
+
+def test_cancel_asks_a_running_job_to_end(on: Run, fill: Fill, connection: psycopg.Connection[Any]) -> None:
+    job_id = fill("running")
+    assert (
+        on("jobs", "cancel", str(job_id), "--why", "wrong file").stdout
+        == f"job {job_id}: it runs, and is asked to end\n"
+    )
+    assert row(connection, job_id, "state, cancelling") == ("running", "wrong file")
+    assert on("jobs", "cancel", str(job_id)).stdout == f"job {job_id}: it runs, and was asked to end before\n"
+    other = fill("running")
+    assert json.loads(on("jobs", "cancel", str(other), "--json").stdout) == {"ids": [], "asked": [other]}
+
+
+def test_cancel_by_filter_says_how_many_there_are_and_asks(
+    on: Run, run: Run, fill: Fill, connection: psycopg.Connection[Any], pgqueue_database: str
+) -> None:
+    tagged = [fill(tags="{import}"), fill("running", tags="{import}")]
+    keyed = fill(unique_key="k")
+    live = "select count(*) from pgqueue.jobs where cancelling is null"
+    assert (
+        on("jobs", "cancel", "--tag", "import", "--dry-run").stdout
+        == f"2 jobs would be cancelled: {tagged[0]}, {tagged[1]}\n"
+    )
+    asked = CliRunner().invoke(
+        cli, ["jobs", "cancel", "--tag", "import"], env={"PGQUEUE_DATABASE_URL": pgqueue_database}, input="n\n"
+    )
+    assert (asked.exit_code, asked.stdout) == (1, "")
+    assert "cancel 2 jobs? [y/N]" in asked.stderr
+    assert connection.execute(live).fetchone() == (3,)
+    said = on("jobs", "cancel", "--tag", "import", "--state", "queued", "--yes").stdout
+    assert said == f"1 job cancelled, or asked to end: {tagged[0]}\n"
+    assert json.loads(on("jobs", "cancel", "--key", "k", "--yes", "--json").stdout) == {"ids": [keyed]}
+    assert on("jobs", "cancel", str(tagged[1]), "--task", "other", "--yes").stdout == "0 jobs would be cancelled\n"
+    assert connection.execute(live).fetchone() == (1,)
+    assert on("jobs", "cancel", "--all", "--yes").stdout == f"1 job cancelled, or asked to end: {tagged[1]}\n"
+    assert connection.execute(live).fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("cancel",), "say which: ids, or --task, --queue"),
+        (("cancel", "--limit", "5"), "say which: ids, or --task, --queue"),
+        (("cancel", "--queue", "a b", "--yes"), "queue must be 1 to 128 letters"),
+        (("cancel", "7", "--why", " "), "why must be 1 to 512 characters"),
+        (("change", "7"), "change() needs a priority, a run_at or a delay"),
+        (("change", "7", "--run-at", "tomorrow"), "--run-at must look like 2026-05-01T08:00:00+02:00, not 'tomorrow'"),
+        (("change", "7", "--run-at", "2026-05-01T08:00:00"), "--run-at must say its time zone"),
+        (("change", "7", "--delay", "-1"), "delay must be between 0 and"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_asked_is_a_usage_error(refused: Run, arguments: tuple[str, ...], says: str) -> None:
+    assert says in refused("jobs", *arguments, code=2).stderr
+
+
+# -- change ----------------------------------------------------------------------------------------------------------
+
+
+def test_change_gives_jobs_another_priority_and_another_time(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any]
+) -> None:
+    first, second, dead = fill(), fill(), fill("dead")
+    assert on("jobs", "change", str(first), "--priority", "50").stdout == f"job {first}: changed\n"
+    assert row(connection, first, "priority, run_at <= now()") == (50, True)
+    at = ("--run-at", "2030-05-01T08:00:00+02:00")
+    assert json.loads(on("jobs", "change", str(second), *at, "--json").stdout) == {"ids": [second]}
+    assert row(connection, second, "priority, run_at = '2030-05-01T06:00:00Z'") == (0, True)
+    result = on("jobs", "change", str(dead), str(first), "998", "--delay", "60", code=1)
+    assert result.stdout == f"job {first}: changed\n"
+    assert f"job {dead} is dead; there is no job 998: only a queued job can be changed" in result.stderr
+    late = fill(expires_at="2030-01-01Z")
+    assert f"job {late} would have expired by then" in on("jobs", "change", str(late), *at, code=1).stderr
 
 
 # -- retry -----------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_connections_that_died_silently_are_noticed_before_the_lease_ends(start,
 def listens(connection) -> bool:
     return connection.execute(
         "select count(*) from pg_stat_activity where datname = current_database()"
-        " and application_name = 'pgqueue listener' and query ilike 'listen%' and state = 'idle'"
+        " and application_name = 'pgqueue listener' and query ilike '%cancelling is not null%' and state = 'idle'"
     ).fetchone() == (1,)
 
 

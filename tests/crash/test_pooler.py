@@ -98,7 +98,7 @@ def test_a_direct_url_for_listen_wakes_a_worker_behind_a_pooler(start, connectio
         lambda: (
             connection.execute(
                 "select count(*) from pg_stat_activity where application_name = 'pgqueue listener'"
-                " and datname = current_database() and query ilike 'listen%' and state = 'idle'"
+                " and datname = current_database() and query ilike '%cancelling is not null%' and state = 'idle'"
             ).fetchone()
             == (1,)
         )
@@ -108,6 +108,19 @@ def test_a_direct_url_for_listen_wakes_a_worker_behind_a_pooler(start, connectio
     for job in jobs:
         assert ended(connection, job).state == "completed"
     assert not worker.log("no_listener")
+
+
+def test_a_pause_and_a_cancel_reach_a_worker_that_cannot_listen(start, ledger, connection, pooled):
+    worker = start(url=pooled, poll_interval=3_000)
+    job = tasks.hold_slot.enqueue(connection, "never").id
+    ledger.wait_for("started", job)
+    tasks.app.tasks.pause(tasks.quick, connection=connection)
+    assert tasks.app.jobs.cancel(job, connection=connection) is True
+    assert ended(connection, job).state == "cancelled"
+    late = tasks.quick.enqueue(connection).id
+    tasks.app.tasks.resume(tasks.quick, connection=connection)
+    assert ended(connection, late).state == "completed"
+    assert worker.log("no_listener")
 
 
 def test_connections_cut_behind_a_pooler_cost_no_job_anything(start, connection, pooled):

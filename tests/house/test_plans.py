@@ -66,6 +66,12 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "give_back": ({**EACH, "delays": [1.0] * 20}, {"jobs_pkey"}),
     "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
     "progress": ({**EACH, "fractions": [0.5] * 20, "notes": TEXTS}, {"jobs_pkey"}),
+    "cancel_asked": (
+        {"worker_id": WORKER, "ids": IDS, "fences": [1] * 20, "now": None},
+        {"jobs_cancelling", "jobs_pkey"},
+    ),
+    "cancel_lost": ({"workers": [WORKER], "now": None}, {"jobs_cancelling", "jobs_pkey"}),
+    "orders": ({"worker_id": WORKER}, {"jobs_cancelling"}),
     "settled": ({"worker_id": WORKER, "ids": IDS, "fences": [1] * 20}, {"jobs_pkey"}),
     "standing": ({"worker_id": WORKER, "id": 1, "fence": 1}, {"jobs_pkey"}),
     "rescue": (
@@ -83,8 +89,10 @@ OTHERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "enqueue": (JOB, set()),
     "wake": ({"queues": ["q1", "q2"], "but": None}, set()),
     "holder": ({"unique_key": "k7"}, {"jobs_unique"}),
+    "hold": ({"ids": IDS}, {"jobs_pkey"}),
     "cancel": ({"ids": IDS, "error": "x", "now": None}, {"jobs_pkey"}),
     "retry_now": ({"ids": IDS, "now": None}, {"jobs_pkey"}),
+    "change": ({"ids": IDS, "priority": 5, "run_at": None, "delay": 1.0, "now": None}, {"jobs_pkey"}),
     "redrive": ({"ids": IDS, "args": None, "now": None}, set()),
     "purge": ({"ids": IDS}, set()),
 }

@@ -212,7 +212,8 @@ def test_each_migration_keeps_the_texts_that_it_was_written_with() -> None:
     assert newest == dict(source("view", "function")), "sql/ was changed: write a migration that replaces what it makes"
 
 
-INVOKER_FUNCTIONS = {"enqueue", "redrive", "why"}
+INVOKER_FUNCTIONS = {"enqueue", "redrive", "why", "cancel", "change", "retry_now"}
+INVOKER_FUNCTIONS |= {"pause", "resume", "pause_task", "resume_task"}
 INVOKER_FUNCTIONS |= {"add_schedule", "pause_schedule", "resume_schedule", "remove_schedule", "run_schedule"}
 
 
@@ -258,6 +259,9 @@ def test_a_role_without_rights_can_call_none_of_them(pgqueue_database: str) -> N
             "prune(7, 86400)",
             "add_schedule('s', 't')",
             "run_schedule('s')",
+            "cancel(1)",
+            "pause('q')",
+            "change(1, 2)",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
                 connection.execute(f"select pgqueue.{call}")

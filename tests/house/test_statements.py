@@ -16,7 +16,7 @@ from pgqueue.enqueue import NewJob, Options
 from pgqueue.sql import render, source, statements, verb
 
 PACKAGE = Path(pgqueue.__file__).parent
-ROOMS = ("job", "schedule", "worker", "monitor")
+ROOMS = ("job", "schedule", "worker", "queue", "monitor")
 FILES = sorted(path for room in ROOMS for path in (PACKAGE / "sql" / room).glob("*.sql"))
 EVERY_FILE = sorted((PACKAGE / "sql").rglob("*.sql"))
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -30,18 +30,18 @@ def expire(app: PgQueue, connection: Look, limit: int = 100, now: datetime = NOW
 @pytest.mark.parametrize("state", ["queued", "blocked"])
 def test_a_job_that_nobody_runs_is_cancelled_at_once_and_says_why(state: str, app: PgQueue, connection: Look) -> None:
     job, other = job_in(app, connection, state), job_in(app, connection, "queued")
-    assert run(connection, db.cancel(app.statements, [job, 999_999], "no longer wanted", NOW)) == {job}
+    assert run(connection, db.cancel(app.statements, [job, 999_999], "no longer wanted", NOW)) == {job: False}
     row = ended(connection, job)
     assert (row.state, row.error, row.finished_at, row.attempt) == ("cancelled", "no longer wanted", NOW, 0)
     assert ended(connection, other).state == "queued"
-    assert run(connection, db.cancel(app.statements, [job], "again")) == set()
+    assert run(connection, db.cancel(app.statements, [job], "again")) == {}
 
 
-@pytest.mark.parametrize("state", ["running", "completed", "cancelled", "expired", "dead"])
-def test_a_job_that_runs_or_has_ended_stays_as_it_is(state: str, app: PgQueue, connection: Look) -> None:
+@pytest.mark.parametrize("state", ["completed", "cancelled", "expired", "dead"])
+def test_a_job_that_has_ended_stays_as_it_is(state: str, app: PgQueue, connection: Look) -> None:
     job = job_in(app, connection, state)
     before = everything(connection)
-    assert run(connection, db.cancel(app.statements, [job], "too late")) == set()
+    assert run(connection, db.cancel(app.statements, [job], "too late")) == {}
     assert app.jobs.cancel(job) is False
     assert everything(connection) == before
 
@@ -77,7 +77,7 @@ def test_a_job_that_had_failed_before_keeps_its_errors(end: str, app: PgQueue, c
     assert connection.execute("select count(*) from pgqueue.job_errors").fetchone() == (0,)
 
 
-def test_a_cancel_that_meets_a_claim_waits_for_it_and_leaves_the_job_to_its_worker(
+def test_a_cancel_that_meets_a_claim_waits_for_it_and_asks_the_job_to_end(
     app: PgQueue, connection: Look, pgqueue_database: str
 ) -> None:
     job = enqueue(app)
@@ -94,9 +94,33 @@ def test_a_cancel_that_meets_a_claim_waits_for_it_and_leaves_the_job_to_its_work
             eventually(lambda: connection.execute(waits, [operator.info.backend_pid]).fetchone() == (True,))
         finally:
             claimer.commit()
-        assert waiting.result(timeout=20) == set()
+        assert waiting.result(timeout=20) == {job: True}
     row = ended(connection, job)
     assert (row.state, row.worker_id) == ("running", worker)
+    assert run(connection, db.orders(app.statements, worker)) == [("cancel", "no", job, 1, None)]
+
+
+def test_a_cancel_that_meets_a_retry_waits_for_it_and_ends_the_job(
+    app: PgQueue, connection: Look, pgqueue_database: str
+) -> None:
+    job = enqueue(app)
+    worker = worker_row(app, connection, tasks=["test.task"])
+    run(connection, db.claim(app.statements, worker, ["test.task"], None, 1))
+    with (
+        psycopg.connect(pgqueue_database) as settling,
+        psycopg.connect(pgqueue_database, autocommit=True) as operator,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        run(settling, db.retry(app.statements, worker, [job], [1], [0.0], ["refused"], [None]))
+        waiting = thread.submit(run, operator, db.cancel(app.statements, [job], "no"))
+        try:
+            waits = "select wait_event_type = 'Lock' from pg_stat_activity where pid = %s"
+            eventually(lambda: connection.execute(waits, [operator.info.backend_pid]).fetchone() == (True,))
+        finally:
+            settling.commit()
+        assert waiting.result(timeout=20) == {job: False}
+    row = ended(connection, job)
+    assert (row.state, row.error, [one["error"] for one in row.errors]) == ("cancelled", "no", ["refused"])
 
 
 def test_a_claim_that_meets_a_cancel_passes_the_job_by(app: PgQueue, connection: Look, pgqueue_database: str) -> None:

@@ -118,7 +118,7 @@ class Model:
         self.jobs: dict[int, dict[str, Any]] = {}
 
     def add(self, job: int, **columns: Any) -> None:
-        new = {"state": "queued", "attempt": 0, "fence": 0, "crashes": 0, "owner": None, "errors": 0}
+        new = {"state": "queued", "attempt": 0, "fence": 0, "crashes": 0, "owner": None, "errors": 0, "asked": False}
         self.jobs[job] = new | columns
 
     def within(self, *states: str) -> list[int]:
@@ -228,6 +228,10 @@ class Lives(RuleBasedStateMachine):
             case _:
                 done = self.run(db.cancel_running(*mine, ["no"], self.now))
                 change = ("cancelled", {})
+        if held and row["asked"] and verb not in ("complete", "cancel"):  # a late failure does not revive it
+            assert done == set()
+            done = set(self.run(db.cancel_asked(*mine, self.now)))
+            change = ("cancelled", {})
         assert done == ({job} if held else set())
         if held and change[0] == "queued":
             self.model.back(job, **change[1])
@@ -240,9 +244,14 @@ class Lives(RuleBasedStateMachine):
         self.run(db.leave(self.sql, [owner]))
         lost = [job for job in self.model.within("running") if self.model.jobs[job]["owner"] == owner]
         steps = db.rescue(self.sql, [owner], crashed=crashed, why="x", max_crashes=MAX_CRASHES, now=self.now)
-        assert [job.id for job in self.run(steps)] == sorted(lost)
+        rescued = self.run(steps)
+        assert sorted(job.id for job in rescued) == sorted(lost)
+        assert {job.id for job in rescued if job.cancelled} == {job for job in lost if self.model.jobs[job]["asked"]}
         for job in lost:
             row = self.model.jobs[job]
+            if row["asked"]:
+                self.model.end(job, "cancelled")
+                continue
             crashes, errors = row["crashes"] + crashed, row["errors"] + crashed
             if crashed and crashes >= MAX_CRASHES:
                 self.model.end(job, "dead", crashes=crashes, errors=errors)
@@ -253,9 +262,13 @@ class Lives(RuleBasedStateMachine):
     @rule(which=jobs)
     def cancel(self, which: int) -> None:
         job = sorted(self.model.jobs)[which % len(self.model.jobs)]
-        expected = {job} if job in self.model.within("queued") else set()
+        row = self.model.jobs[job]
+        runs = row["state"] == "running"
+        expected = {job: runs} if row["state"] == "queued" or (runs and not row["asked"]) else {}
         assert self.run(db.cancel(self.sql, [job], "no", self.now)) == expected
-        if expected:
+        if runs:
+            row["asked"] = True
+        elif expected:
             self.model.end(job, "cancelled")
 
     @precondition(lambda self: self.model.jobs)
@@ -269,6 +282,19 @@ class Lives(RuleBasedStateMachine):
         assert self.run(db.retry_now(self.sql, [job], self.now)) == expected
         if expected:
             self.model.back(job, run_at=self.now)
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(which=jobs, priority=st.sampled_from([None, 5, -5]), delay=st.sampled_from([0.0, 60.0]))
+    def change(self, which: int, priority: int | None, delay: float) -> None:
+        """No edge either: another place in the queue."""
+        job = sorted(self.model.jobs)[which % len(self.model.jobs)]
+        row, later = self.model.jobs[job], self.now + timedelta(seconds=delay)
+        in_time = row["expires_at"] is None or row["expires_at"] > later
+        expected = {job} if row["state"] == "queued" and in_time else set()
+        steps = db.change(self.sql, [job], priority=priority, delay=delay, now=self.now)
+        assert self.run(steps) == expected
+        if expected:
+            self.model.back(job, run_at=later, **({} if priority is None else {"priority": priority}))
 
     @rule()
     def expire(self) -> None:

@@ -15,8 +15,9 @@ _QUERIES = (
     where relnamespace = %(schema)s::regnamespace and relkind <> 't'
     """,
     """
-    select concat_ws(' ', 'column', relname, attnum, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,
-        attgenerated, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum))
+    select concat_ws(' ', 'column', relname, row_number() over (partition by attrelid order by attnum), attname,
+        format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated,
+        pg_get_expr(adbin, adrelid), col_description(attrelid, attnum))
     from pg_attribute
     join pg_class on pg_class.oid = attrelid
     left join pg_attrdef on adrelid = attrelid and adnum = attnum

@@ -224,6 +224,25 @@ def test_what_a_policy_refuses_is_the_drivers_own_error_and_asks_for_no_grant(
                 "GRANT SELECT ON {}.sleepers TO web",
             ],
         ),
+        ("pause('q')", ["GRANT SELECT, INSERT, UPDATE ON {}.queues TO web", "GRANT SELECT ON {}.workers TO web"]),
+        ("resume('q')", ["GRANT SELECT, UPDATE ON {}.queues TO web", "GRANT SELECT ON {}.workers TO web"]),
+        (
+            "pause_task('t')",
+            ["GRANT SELECT, INSERT, UPDATE ON {}.paused_tasks TO web", "GRANT SELECT ON {}.workers TO web"],
+        ),
+        ("resume_task('t')", ["GRANT SELECT, DELETE ON {}.paused_tasks TO web", "GRANT SELECT ON {}.workers TO web"]),
+        (
+            "cancel({queued})",
+            [
+                "GRANT SELECT, UPDATE, DELETE ON {}.jobs TO web",
+                "GRANT INSERT ON {}.finished_jobs TO web",
+                "GRANT SELECT, DELETE ON {}.job_errors TO web",
+                "GRANT SELECT ON {}.job_history TO web",
+                "GRANT SELECT ON {}.workers TO web",
+            ],
+        ),
+        ("change({queued}, 5)", ["GRANT SELECT, UPDATE ON {}.jobs TO web", "GRANT SELECT ON {}.sleepers TO web"]),
+        ("retry_now({queued})", ["GRANT SELECT, UPDATE ON {}.jobs TO web", "GRANT SELECT ON {}.sleepers TO web"]),
     ],
 )
 @pytest.mark.parametrize("schema", ["pgqueue", ODD, "it's \\ 100%"])
@@ -235,9 +254,9 @@ def test_the_sql_functions_hint_at_the_grant(
     home = Identifier(schema).as_string(None)
     app = PgQueue(url, schema=schema)
     with psycopg.connect(url, autocommit=True) as dba, new_role(url) as role:
-        dead = job_in(app, dba, "dead")
+        ids = {state: job_in(app, dba, state) for state in ("dead", "queued")}
         app.close()
-        query = f"select {home}.{call.format(dead=dead)}"
+        query = f"select {home}.{call.format(**ids)}"
         dba.execute(f"grant usage on schema {home} to {role}".encode())
         dba.execute(f"grant execute on all functions in schema {home} to {role}".encode())
         said = []

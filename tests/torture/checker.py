@@ -174,7 +174,7 @@ class Evidence:
             (job, edge.fence): edge
             for job, edges in self.edges.items()
             for edge in edges
-            if edge.old.get("state") == "running"
+            if edge.old.get("state") == "running" and edge.kind != "asked"
         }
 
     @cached_property
@@ -260,7 +260,9 @@ def _updated(change: Change, gone: Mapping[int, str]) -> str:
         case "queued", "running":
             return "claim"
         case "queued", "queued":
-            return "retry_now"
+            return "retry_now"  # or another change of when it runs
+        case "running", "running" if new.get("cancelling") and not old.get("cancelling"):
+            return "asked"
         case "running", "queued" if new["attempt"] == old["attempt"]:
             return "retry"
         case "running", "queued" if new["attempt"] == old["attempt"] - 1:
@@ -539,6 +541,19 @@ def i13(e: Evidence) -> Iterator[Violation]:
         yield Violation("I13", f"median {median(late):.3f} s until a job starts, of {len(late)} on idle workers")
 
 
+def i20(e: Evidence) -> Iterator[Violation]:
+    """A cancelled job never starts; a running one that was asked to end does, and no late failure revives it."""
+    for job, edges in e.edges.items():
+        asked = cancelled = False
+        for edge in edges:
+            if asked and edge.kind not in ("complete", "cancel running"):
+                yield Violation("I20", f"it was asked to end: {edge}", job)
+            if cancelled and edge.kind == "claim":
+                yield Violation("I20", f"it was cancelled: {edge}", job)
+            asked = edge.kind == "asked"
+            cancelled = edge.kind in ("cancel", "cancel running")
+
+
 def i21(e: Evidence) -> Iterator[Violation]:
     """Told to stop, a worker claims nothing more and ends within grace + 10 s; what it interrupts costs no attempt."""
     ends = {line.note.split()[0]: line.at for line in e.told("exit")}
@@ -654,7 +669,7 @@ def i32(e: Evidence) -> Iterator[Violation]:
 
 INVARIANTS: tuple[Check, ...] = (
     *(i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13),
-    *(i21, i22, i23, i24, i25, i31, i32),
+    *(i20, i21, i22, i23, i24, i25, i31, i32),
 )
 
 

@@ -30,7 +30,7 @@ create function torture.note() returns trigger language plpgsql as $$
 declare
     -- Of the arguments only the key: a bad row's would not fit through Python's JSON.
     wanted text[] := '{state,task,attempt,max_attempts,fence,crashes,worker_id,run_at,started_at,expires_at,unique_key,'
-        'reason,pid,stopping}';
+        'reason,pid,stopping,cancelling}';
     was jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) end;
     is_ jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) end;
 begin

@@ -275,7 +275,7 @@ def test_a_story_in_which_all_went_well_has_no_violation() -> None:
     evidence = story.finish()
     found = check(evidence)
     assert not found, report(found, evidence)
-    assert len(INVARIANTS) == 20
+    assert len(INVARIANTS) == 21
 
 
 # -- one story for each way to break it -------------------------------------------------------------------------------
@@ -414,6 +414,20 @@ def a_loss_that_nobody_was_told_of(story: Story) -> None:
     story.end(50)
     story.step()
     story.back(50)  # by whom? w1 lives on
+    story.claim(50, "w2")
+    story.start(50)
+    story.end(50)
+    story.complete(50)
+
+
+def revived_by_a_late_failure(story: Story) -> None:
+    story.enqueue(50)
+    story.claim(50, "w1")
+    story.start(50)
+    story.step()
+    story.update(50, cancelling="an operator")
+    story.end(50, "raised")
+    story.back(50)
     story.claim(50, "w2")
     story.start(50)
     story.end(50)
@@ -624,6 +638,7 @@ BREAKS: list[tuple[Callable[[Story], None], set[str]]] = [
     (poison_that_goes_on, {"I9"}),
     (a_redrive_that_was_none, {"I10"}),
     (claimed_early, {"I11"}),
+    (revived_by_a_late_failure, {"I20"}),
     (retried_early, {"I12"}),
     (late_on_idle_workers, {"I13"}),
     (claimed_after_sigterm, {"I21"}),

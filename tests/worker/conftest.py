@@ -54,7 +54,7 @@ def _working(app: PgQueue, **settings: Any) -> Iterator[Worker]:
 @pytest.fixture
 def asleep(connection: psycopg.Connection[Any]) -> Callable[..., None]:
     """Waits until the workers (`workers=1`) are idle, listen, and have looked for the last time before their poll."""
-    last_words = {"pgqueue claim": "min(due.run_at)", "pgqueue listener": "listen "}
+    last_words = {"pgqueue claim": "min(due.run_at)", "pgqueue listener": "cancelling is not null"}
 
     def wait(workers: int = 1) -> None:
         def are_asleep() -> bool:

@@ -87,7 +87,7 @@ def test_a_job_nobody_was_notified_of_is_found_by_the_poll(task, work, asleep, c
 
 
 def test_a_worker_without_a_listener_still_polls(task, work, connection, is_done, monkeypatch):
-    async def deaf(self) -> None:
+    async def deaf(self, ask) -> None:
         """LISTEN through a pooler, say."""
 
     monkeypatch.setattr("pgqueue.worker.wake.Wake.listen", deaf)

@@ -31,7 +31,7 @@ declare
 begin
     foreach asked in array array[
         {regclass:jobs}, {regclass:finished_jobs}, {regclass:dead_jobs}, {regclass:workers}, {regclass:queues},
-        {regclass:job_errors}
+        {regclass:paused_tasks}, {regclass:job_errors}
     ] loop
         if not has_any_column_privilege(asked, 'SELECT') then
             raise exception 'permission denied for %: role % may not ask why', asked, current_user
@@ -41,7 +41,7 @@ begin
     end loop;
 
     select j.id, j.task, j.queue, j.priority, j.state, j.run_at, j.attempt, j.max_attempts, j.fence, j.crashes,
-        j.created_at, j.started_at, j.worker_id, j.expires_at
+        j.created_at, j.started_at, j.worker_id, j.expires_at, j.cancelling
     into job
     from {schema}.jobs as j
     where j.id = why.job_id;
@@ -135,9 +135,10 @@ begin
         if found and worker.expires_at > now then
             causes := causes || 'running'::text;
             details := details || format(
-                'worker %s:%s has been running it for %s, attempt %s of %s%s, and holds it until %s unless it renews',
+                'worker %s:%s has been running it for %s, attempt %s of %s%s, and holds it until %s unless it renews%s',
                 worker.host, worker.pid, date_trunc('second', now - job.started_at), job.attempt, job.max_attempts,
-                case when worker.stopping then ', is stopping' else '' end, to_char(worker.expires_at, clock)
+                case when worker.stopping then ', is stopping' else '' end, to_char(worker.expires_at, clock),
+                case when job.cancelling is not null then '; it was asked to end' else '' end
             );
         else
             causes := causes || 'lost'::text;
@@ -194,15 +195,23 @@ begin
                 sinces := sinces || job.created_at;
             end if;
         end if;
-        select q.paused_at, q.paused_by into last from {schema}.queues as q where q.name = job.queue and q.paused;
-        if found then
+        for last in
+            select 'queue' as kind, q.name, q.paused_at, q.paused_by, q.paused_until
+            from {schema}.queues as q
+            where q.name = job.queue and q.paused and (q.paused_until is null or q.paused_until > now)
+            union all
+            select 'task', t.task, t.paused_at, t.paused_by, t.paused_until
+            from {schema}.paused_tasks as t
+            where t.task = job.task and (t.paused_until is null or t.paused_until > now)
+        loop
             causes := causes || 'paused'::text;
             details := details || format(
-                'queue %s is paused%s%s', job.queue, coalesce(' by ' || last.paused_by, ''),
-                coalesce(' since ' || to_char(last.paused_at, clock), '')
+                '%s %s is paused%s%s%s', last.kind, last.name, coalesce(' by ' || last.paused_by, ''),
+                coalesce(' since ' || to_char(last.paused_at, clock), ''),
+                coalesce(' until ' || to_char(last.paused_until, clock), '')
             );
             sinces := sinces || last.paused_at;
-        end if;
+        end loop;
         if live.workers = 0 then
             causes := causes || 'no_worker'::text;
             details := details || 'no worker is alive'::text;

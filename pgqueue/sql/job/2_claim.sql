@@ -45,7 +45,8 @@ served as materialized (
     select lane.queue, lane.priority
     from lane
     left join {schema}.queues on queues.name = lane.queue
-    where queues.paused is not true and (%(queues)s::text[] is null or lane.queue = any(%(queues)s::text[]))
+    where (queues.paused is not true or queues.paused_until <= coalesce(%(now)s::timestamptz, statement_timestamp()))
+        and (%(queues)s::text[] is null or lane.queue = any(%(queues)s::text[]))
     order by lane.queue <= %(after)s::text, lane.queue, lane.priority desc
 ),
 -- Rows are locked as the outer LIMIT pulls them, so exactly those that are claimed. A CTE, not IN (SELECT … FOR UPDATE):

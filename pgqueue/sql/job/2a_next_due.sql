@@ -47,4 +47,5 @@ cross join lateral (
     order by run_at
     limit 1
 ) as due
-where queues.paused is not true and (%(queues)s::text[] is null or lane.queue = any(%(queues)s::text[]))
+where (queues.paused is not true or queues.paused_until <= coalesce(%(now)s::timestamptz, statement_timestamp()))
+    and (%(queues)s::text[] is null or lane.queue = any(%(queues)s::text[]))

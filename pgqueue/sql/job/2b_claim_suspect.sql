@@ -11,7 +11,11 @@ with picked as materialized (
         and task = any(%(tasks)s::text[])
         and (%(queues)s::text[] is null or queue = any(%(queues)s::text[]))
         and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, statement_timestamp()))
-        and (select paused from {schema}.queues where name = jobs.queue) is not true
+        and (
+            select paused and (paused_until is null or paused_until > coalesce(%(now)s::timestamptz, statement_timestamp()))
+            from {schema}.queues
+            where name = jobs.queue
+        ) is not true
         and exists (
             select from {schema}.workers
             where id = %(worker_id)s and expires_at > coalesce(%(now)s::timestamptz, statement_timestamp())

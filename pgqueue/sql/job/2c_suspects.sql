@@ -11,6 +11,15 @@ from (
         and task = any(%(tasks)s::text[])
         and (%(queues)s::text[] is null or queue = any(%(queues)s::text[]))
         and (expires_at is null or expires_at > coalesce(%(now)s::timestamptz, statement_timestamp()))
-        and (select paused from {schema}.queues where name = jobs.queue) is not true
+        and (
+            select paused and (paused_until is null or paused_until > coalesce(%(now)s::timestamptz, statement_timestamp()))
+            from {schema}.queues
+            where name = jobs.queue
+        ) is not true
+        and (
+            select paused_until is null or paused_until > coalesce(%(now)s::timestamptz, statement_timestamp())
+            from {schema}.paused_tasks as known
+            where known.task = jobs.task
+        ) is not true
     limit %(most)s
 ) as waiting

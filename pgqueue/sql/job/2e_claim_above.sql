@@ -11,7 +11,8 @@ with served as materialized (
     from unnest(%(lanes)s::text[], %(priorities)s::int[], %(run_ats)s::float8[], %(floor_ids)s::bigint[])
         as lane (queue, priority, run_at, id)
     left join {schema}.queues on queues.name = lane.queue
-    where queues.paused is not true and (%(queues)s::text[] is null or lane.queue = any(%(queues)s::text[]))
+    where (queues.paused is not true or queues.paused_until <= coalesce(%(now)s::timestamptz, statement_timestamp()))
+        and (%(queues)s::text[] is null or lane.queue = any(%(queues)s::text[]))
         and exists (
             select from {schema}.workers
             where id = %(worker_id)s and expires_at > coalesce(%(now)s::timestamptz, statement_timestamp())

@@ -5,6 +5,7 @@ with ghost as (
     select id
     from {schema}.jobs
     where state = 'running' and worker_id = %(worker_id)s and id <> all(%(held)s::bigint[])
+        and cancelling is null -- what was asked to end is not to start again: cancel_asked
     order by id
     for update
 )

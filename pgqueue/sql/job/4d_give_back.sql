@@ -12,7 +12,7 @@ held as materialized (
     cross join lateral (
         select id
         from {schema}.jobs
-        where id = done.id and worker_id = %(worker_id)s and fence = done.fence
+        where id = done.id and worker_id = %(worker_id)s and fence = done.fence and cancelling is null
         for update
     ) as job
 )

@@ -7,7 +7,7 @@
 with lost as materialized (
     select id, crashes + %(crashed)s::boolean::int as crashes
     from {schema}.jobs
-    where state = 'running' and worker_id = any(%(workers)s::uuid[])
+    where state = 'running' and worker_id = any(%(workers)s::uuid[]) and cancelling is null -- cancel_lost takes those
     order by id
     for update skip locked
 ),

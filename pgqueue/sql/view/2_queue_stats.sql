@@ -66,7 +66,7 @@ select
     coalesce(blocked, 0)::bigint as blocked,
     coalesce(dead, 0) as dead,
     oldest_age,
-    coalesce(queues.paused, false) as paused,
+    coalesce(queues.paused and (queues.paused_until is null or queues.paused_until > statement_timestamp()), false) as paused,
     coalesce(completed, 0) as completed_1m,
     coalesce(failed, 0) as failed_1m
 from known

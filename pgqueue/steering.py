@@ -1,0 +1,453 @@
+"""The operator's hands on live work: pause and resume, cancel, change, retry now; app.queues, app.tasks, app.jobs.
+
+Each is one transaction: a short one of its own, or the caller's, where a connection is given (an async one makes it an
+awaitable). What cannot be done is refused before any SQL. Workers hear of it at once, or within a second: see
+worker/orders.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
+
+from pgqueue import db
+from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform_either
+from pgqueue.enqueue import key, moment, name, whole
+from pgqueue.errors import InvalidOption, seconds
+from pgqueue.job import State
+from pgqueue.sql import Statements
+from pgqueue.task import Task
+
+log = logging.getLogger("pgqueue")
+
+T = TypeVar("T")
+
+BATCH = 1_000  # jobs a statement: it holds the locks of those that run
+WHY = "cancelled by an operator"
+_LIVE = tuple(state.value for state in (State.QUEUED, State.RUNNING, State.BLOCKED))
+_MAX_ID = 2**63 - 1
+
+
+class LiveFilter(TypedDict, total=False):
+    """Which jobs that have not ended: all that are given must hold; one must be given, or everything=True.
+
+    ids · task · queue · state: queued, running or blocked · unique_key · tag: one of the job's · limit: at most so
+    many, lowest id first.
+    """
+
+    ids: list[int]
+    task: str
+    queue: str
+    state: str
+    unique_key: str
+    tag: str
+    limit: int
+    everything: bool
+
+
+# -- the steps ---------------------------------------------------------------------------------------------------------
+
+
+def cancel(sql: Statements, ids: list[int], why: str) -> Steps[dict[int, bool]]:
+    """Cancels jobs that nobody runs, and asks those that run to end; by id, whether it runs."""
+    done: dict[int, bool] = {}
+    for start in range(0, len(ids), BATCH):
+        done |= yield from db.cancel(sql, ids[start : start + BATCH], why)
+    return dict(sorted(done.items()))
+
+
+def cancel_some(sql: Statements, which: LiveFilter, why: str, *, dry_run: bool) -> Steps[dict[int, bool]]:
+    """The same for the jobs that a filter finds."""
+    ids = yield from db.find_live(sql, **which)  # type: ignore[misc]
+    return dict.fromkeys(ids, False) if dry_run else (yield from cancel(sql, ids, why))
+
+
+def retry_now(sql: Statements, ids: list[int]) -> Steps[list[int]]:
+    """Makes jobs that wait for their time or their retry due now; the ids that were made so."""
+    return sorted((yield from db.retry_now(sql, sorted(set(ids)))))
+
+
+def filtered(which: LiveFilter) -> LiveFilter:
+    """The filter, checked. One that was forgotten must not mean every job."""
+    unknown = sorted(which.keys() - LiveFilter.__annotations__.keys())
+    if unknown:
+        known = ", ".join(LiveFilter.__annotations__)
+        raise InvalidOption(f"cancel() takes no filter {unknown[0]!r}; it takes {known}")
+    everything = which.pop("everything", False)
+    chosen = {field: value for field, value in which.items() if value is not None}
+    if everything not in (True, False):
+        raise InvalidOption(f"everything must be True or False, not {type(everything).__name__}")
+    if not everything and not chosen.keys() - {"limit"}:
+        raise InvalidOption("say which jobs: ids, task, queue, state, unique_key or tag; or everything=True")
+    if "ids" in chosen:
+        chosen["ids"] = checked_ids(chosen["ids"])
+    for field in chosen.keys() & {"task", "queue"}:
+        name(field, chosen[field])
+    for field in chosen.keys() & {"unique_key", "tag"}:
+        key(field, chosen[field])
+    if "state" in chosen and chosen["state"] not in _LIVE:
+        raise InvalidOption(f"state must be one of {', '.join(_LIVE)}, not {chosen['state']!r}")
+    if "limit" in chosen:
+        whole("limit", chosen["limit"], 1, _MAX_ID)
+    return chosen  # type: ignore[return-value]
+
+
+def checked_ids(ids: object) -> list[int]:
+    """Ids of jobs, in their order, each once."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, list | tuple | set | frozenset):
+        raise InvalidOption(f"ids must be a list of job ids, not {type(ids).__name__}")
+    return sorted({whole("a job's id", one, 0, _MAX_ID) for one in ids})
+
+
+def reason(why: object) -> str:
+    """Why, as it is stored and shown."""
+    key("why", why)
+    return str(why)
+
+
+def until_when(until: object) -> tuple[datetime | None, float | None]:
+    """(moment, None), or (None, seconds from now); a moment is checked against the past by the server's clock alone."""
+    if until is None or isinstance(until, datetime):
+        if until is not None:
+            moment("until", until)
+        return until, None
+    if isinstance(until, timedelta):
+        return None, seconds("until", until, least=0.001)
+    raise InvalidOption(
+        f"until must be a datetime with a time zone, or a timedelta from now, not {type(until).__name__}"
+    )
+
+
+# -- app.queues, app.tasks ---------------------------------------------------------------------------------------------
+
+
+class Home(Protocol):
+    """What they need of their app."""
+
+    @property
+    def statements(self) -> Statements: ...
+
+    def perform(self, steps: Steps[T]) -> T: ...
+
+    def look(self, steps: Steps[T]) -> T: ...
+
+
+def act(
+    home: Home, connection: SyncConnection | AsyncConnection | None, steps: Steps[T], said: Callable[[T], None]
+) -> T | Awaitable[T]:
+    """Runs the steps, in a transaction of their own or in the connection's, and says what they did in the log."""
+    if connection is None:
+        done = home.perform(steps)
+        said(done)
+        return done
+
+    def and_say() -> Steps[T]:
+        done = yield from steps
+        said(done)
+        return done
+
+    return perform_either(connection, and_say())
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue as operators see it. since, by, until: of its pause; until: when it resumes by itself, if it does.
+
+    queued: jobs that are due; scheduled: later."""
+
+    name: str
+    paused: bool = False
+    since: datetime | None = None
+    by: str | None = None
+    until: datetime | None = None
+    queued: int = 0
+    scheduled: int = 0
+    running: int = 0
+    blocked: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PausedTask:
+    """A task that is paused. until: when it resumes by itself, if it does."""
+
+    name: str
+    since: datetime
+    by: str | None = None
+    until: datetime | None = None
+
+
+class Queues:
+    """`app.queues`: look at queues, pause and resume them."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    @overload
+    def pause(
+        self,
+        queue: str,
+        until: datetime | timedelta | None = None,
+        *,
+        by: str | None = None,
+        connection: SyncConnection | None = None,
+    ) -> None: ...
+    @overload
+    def pause(
+        self,
+        queue: str,
+        until: datetime | timedelta | None = None,
+        *,
+        by: str | None = None,
+        connection: AsyncConnection,
+    ) -> Coroutine[Any, Any, None]: ...
+    def pause(
+        self,
+        queue: str,
+        until: datetime | timedelta | None = None,
+        *,
+        by: str | None = None,
+        connection: SyncConnection | AsyncConnection | None = None,
+    ) -> Awaitable[None] | None:
+        """No job of this queue starts from now on; those that run go on. It need not exist yet.
+
+        until: an aware datetime, or a timedelta from now, at which it resumes by itself. by: who did it, for people.
+        Again: the later word counts."""
+        moment_, after = until_when(until)
+        checked = name("queue", queue), _who(by)
+        steps = db.pause_queue(self._home.statements, checked[0], until=moment_, seconds=after, by=checked[1])
+        return act(self._home, connection, steps, lambda _: _say(True, "queue_paused", "queue", queue, by))
+
+    @overload
+    def resume(self, queue: str, *, connection: SyncConnection | None = None) -> bool: ...
+    @overload
+    def resume(self, queue: str, *, connection: AsyncConnection) -> Coroutine[Any, Any, bool]: ...
+    def resume(
+        self, queue: str, *, connection: SyncConnection | AsyncConnection | None = None
+    ) -> bool | Awaitable[bool]:
+        """Jobs of this queue may start again, and sleeping workers get up for them; False if it was not paused."""
+        steps = db.resume_queue(self._home.statements, name("queue", queue))
+        return act(self._home, connection, steps, lambda done: _say(done, "queue_resumed", "queue", queue))
+
+    def list(self) -> list[Queue]:
+        """Every queue with a live or dead job, and each that was ever paused, by name."""
+        return [Queue(*row) for row in self._home.look(db.queues(self._home.statements))]
+
+
+class Tasks(dict[str, Task[..., Any]]):
+    """`app.tasks`: the app's tasks by name. Pause and resume take a Task or the name of one, be it another app's."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__()
+        self._home = home
+
+    @overload
+    def pause(
+        self,
+        task: str | Task[..., Any],
+        until: datetime | timedelta | None = None,
+        *,
+        by: str | None = None,
+        connection: SyncConnection | None = None,
+    ) -> None: ...
+    @overload
+    def pause(
+        self,
+        task: str | Task[..., Any],
+        until: datetime | timedelta | None = None,
+        *,
+        by: str | None = None,
+        connection: AsyncConnection,
+    ) -> Coroutine[Any, Any, None]: ...
+    def pause(
+        self,
+        task: str | Task[..., Any],
+        until: datetime | timedelta | None = None,
+        *,
+        by: str | None = None,
+        connection: SyncConnection | AsyncConnection | None = None,
+    ) -> Awaitable[None] | None:
+        """No job of this task starts from now on, whatever its queue; as `app.queues.pause`."""
+        known = _task(task)
+        moment_, after = until_when(until)
+        steps = db.pause_task(self._home.statements, known, until=moment_, seconds=after, by=_who(by))
+        return act(self._home, connection, steps, lambda _: _say(True, "task_paused", "task", known, by))
+
+    @overload
+    def resume(self, task: str | Task[..., Any], *, connection: SyncConnection | None = None) -> bool: ...
+    @overload
+    def resume(self, task: str | Task[..., Any], *, connection: AsyncConnection) -> Coroutine[Any, Any, bool]: ...
+    def resume(
+        self, task: str | Task[..., Any], *, connection: SyncConnection | AsyncConnection | None = None
+    ) -> bool | Awaitable[bool]:
+        """Jobs of this task may start again; False if it was not paused."""
+        known = _task(task)
+        steps = db.resume_task(self._home.statements, known)
+        return act(self._home, connection, steps, lambda done: _say(done, "task_resumed", "task", known))
+
+    def paused(self) -> list[PausedTask]:
+        """The tasks that are paused now, by name; also those of other apps on this schema."""
+        return [PausedTask(*row) for row in self._home.look(db.paused_tasks(self._home.statements))]
+
+
+def _task(task: object) -> str:
+    return task.name if isinstance(task, Task) else name("task", task)
+
+
+def _who(by: object) -> str | None:
+    if by is not None:
+        key("by", by)
+    return by  # type: ignore[return-value]
+
+
+def _say(done: bool, event: str, kind: str, what: str, by: str | None = None) -> None:
+    if not done:
+        return
+    verb = event.partition("_")[2]
+    log.info("%s %s: %s%s", kind, what, verb, f" by {by}" if by else "", extra={"event": event, kind: what})
+
+
+# -- app.jobs ----------------------------------------------------------------------------------------------------------
+
+
+class Steered:
+    """The part of `app.jobs` that changes what becomes of live jobs."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    @overload
+    def cancel(self, job_id: int, why: str = WHY, *, connection: SyncConnection | None = None) -> bool: ...
+    @overload
+    def cancel(self, job_id: int, why: str = WHY, *, connection: AsyncConnection) -> Coroutine[Any, Any, bool]: ...
+    @overload
+    def cancel(
+        self,
+        *,
+        why: str = WHY,
+        dry_run: bool = False,
+        connection: SyncConnection | None = None,
+        **which: Unpack[LiveFilter],
+    ) -> list[int]: ...
+    @overload
+    def cancel(
+        self, *, why: str = WHY, dry_run: bool = False, connection: AsyncConnection, **which: Unpack[LiveFilter]
+    ) -> Coroutine[Any, Any, list[int]]: ...
+    def cancel(
+        self,
+        job_id: int | None = None,
+        why: str = WHY,
+        *,
+        dry_run: bool = False,
+        connection: SyncConnection | AsyncConnection | None = None,
+        **which: Unpack[LiveFilter],
+    ) -> Any:
+        """Cancels a job by id, or those that a filter finds (see LiveFilter); True or False, or the ids.
+
+        One that nobody runs ends at once and never starts. One that runs is asked to end, within a second or so: an
+        async one by CancelledError, a sync one by `ctx.cancelled`. Whatever it then returns or raises it is cancelled,
+        and never tried again. False, or left out, is what has ended or was asked before. dry_run: only says which. The
+        ids are looked up first; what starts in between is asked to end."""
+        said = reason(why)
+        sql = self._home.statements
+        if job_id is not None:
+            if which or dry_run:
+                raise InvalidOption("give either one job's id or filters; several ids are ids=[…]")
+            ids = [whole("a job's id", job_id, 0, _MAX_ID)]
+            one = _bool(cancel(sql, ids, said))
+            return act(self._home, connection, one, lambda done: _say_cancelled(ids if done else []))
+        some = _list(cancel_some(sql, filtered(which), said, dry_run=dry_run))
+        return act(self._home, connection, some, lambda done: _say_cancelled([] if dry_run else done))
+
+    @overload
+    def retry_now(self, job_id: int, *, connection: SyncConnection | None = None) -> bool: ...
+    @overload
+    def retry_now(self, job_id: int, *, connection: AsyncConnection) -> Coroutine[Any, Any, bool]: ...
+    def retry_now(
+        self, job_id: int, *, connection: SyncConnection | AsyncConnection | None = None
+    ) -> bool | Awaitable[bool]:
+        """Makes a queued job that waits for its time, or for its retry, due now; False if there was nothing to do.
+
+        A sleeping worker is woken for it. Its attempts are counted as before."""
+        ids = [whole("a job's id", job_id, 0, _MAX_ID)]
+        steps = _bool(retry_now(self._home.statements, ids))
+        return act(self._home, connection, steps, lambda done: _say_job(done, "job_made_due", "due now", job_id))
+
+    @overload
+    def change(
+        self,
+        job_id: int,
+        *,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        connection: SyncConnection | None = None,
+    ) -> bool: ...
+    @overload
+    def change(
+        self,
+        job_id: int,
+        *,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        connection: AsyncConnection,
+    ) -> Coroutine[Any, Any, bool]: ...
+    def change(
+        self,
+        job_id: int,
+        *,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        connection: SyncConnection | AsyncConnection | None = None,
+    ) -> bool | Awaitable[bool]:
+        """Gives a queued job another priority, another time (run_at, or delay in seconds from now), or both.
+
+        False if there was nothing to do: it is not queued, or would have expired by then."""
+        ids = [whole("a job's id", job_id, 0, _MAX_ID)]
+        steps = _bool(change(self._home.statements, ids, priority=priority, run_at=run_at, delay=delay))
+        return act(self._home, connection, steps, lambda done: _say_job(done, "job_changed", "changed", job_id))
+
+
+def change(
+    sql: Statements,
+    ids: list[int],
+    *,
+    priority: int | None = None,
+    run_at: datetime | None = None,
+    delay: float | timedelta | None = None,
+) -> Steps[set[int]]:
+    """Another priority or another time for queued jobs; the ids that got it. Checked at once, before any step."""
+    if priority is None and run_at is None and delay is None:
+        raise InvalidOption("change() needs a priority, a run_at or a delay")
+    if priority is not None:
+        whole("priority", priority, -100, 100)
+    if run_at is not None:
+        moment("run_at", run_at)
+        if delay is not None:
+            raise InvalidOption("give either delay or run_at, not both")
+    after = None if delay is None else seconds("delay", delay)
+    return db.change(sql, ids, priority=priority, run_at=run_at, delay=after)
+
+
+def _bool(steps: Steps[Any]) -> Steps[bool]:
+    return bool((yield from steps))
+
+
+def _list(steps: Steps[dict[int, bool]]) -> Steps[list[int]]:
+    return list((yield from steps))
+
+
+def _say_cancelled(ids: list[int]) -> None:
+    if ids:
+        some = ", ".join(map(str, ids[:20])) + (", …" if len(ids) > 20 else "")
+        log.info("%d jobs cancelled or asked to end: %s", len(ids), some, extra={"event": "jobs_cancelled"})
+
+
+def _say_job(done: bool, event: str, what: str, job_id: int) -> None:
+    if done:
+        log.info("job %d: %s", job_id, what, extra={"event": event, "job_id": job_id})
