@@ -48,7 +48,7 @@ from pgqueue.settings import (
 )
 from pgqueue.sql import Statements, source, statements
 from pgqueue.steering import Queues, Steered, Tasks
-from pgqueue.task import Task, make
+from pgqueue.task import RunIn, Task, make
 from pgqueue.worker.heartbeat import Heart
 from pgqueue.worker.lifespan import Held, Lifespan, Lifespans
 from pgqueue.worker.loop import Loop, Suspects
@@ -145,6 +145,8 @@ class PgQueue:
         max_attempts: int = DEFAULT_MAX_ATTEMPTS,
         retry: RetryPolicy | Backoff | None = None,
         timeout: float | timedelta | None = None,
+        hard_timeout: float | timedelta | None = None,
+        run_in: RunIn = "auto",
         expires_in: float | timedelta | None = None,
         keep: int | None = None,
         keep_for: float | timedelta | None = None,
@@ -166,8 +168,10 @@ class PgQueue:
             def send_welcome_email(user_id: int, email: str) -> dict: ...
 
         name: what rows call it; `module.function`. retry: a RetryPolicy, or a function of (attempt, error) that returns
-        seconds or None for no further attempt. timeout: seconds an attempt may run; no limit. keep, keep_for,
-        keep_dead, keep_dead_for: how many of its finished and dead jobs stay, and how many seconds; as its app says.
+        seconds or None for no further attempt. timeout: seconds an attempt may run, then it is told to end; no limit.
+        hard_timeout: seconds after which it is killed in a process, and called stuck elsewhere. run_in: auto (an async
+        def on the loop, a def in a thread), loop, thread, or process: one of its own. keep, keep_for, keep_dead,
+        keep_dead_for: how many of its finished and dead jobs stay, and how many seconds; as its app says.
         middleware: generator functions around each of its attempts, inside the app's; see `middleware`.
         cron="0 2 * * *" in a timezone, or every=60: enqueued by itself at these times; several, and arguments:
         schedules=[Schedule(...)]. The other options are the defaults of its jobs, see `Options`. Raises InvalidTask,

@@ -281,6 +281,14 @@ def give_back(
     return _ids(rows)
 
 
+def crash(
+    sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], errors: list[str], now: Now = None
+) -> Steps[set[int]]:
+    """Sends back jobs under which a process of their own died, with one crash more and no attempt used."""
+    params = {"worker_id": worker_id, "ids": ids, "fences": fences, "errors": errors, "now": now}
+    return _ids((yield Call(sql["crash"], params)))
+
+
 def cancel_asked(
     sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], now: Now = None
 ) -> Steps[dict[int, str]]:

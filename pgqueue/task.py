@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, get_args, overload
 
 from pgqueue import enqueue as enqueueing
 from pgqueue.arguments import Signature
 from pgqueue.context import AppState
 from pgqueue.drivers import AsyncConnection, SyncConnection
 from pgqueue.enqueue import NewJob, Options
-from pgqueue.errors import EnqueueError, InvalidArguments, InvalidOption, InvalidTask
+from pgqueue.errors import EnqueueError, InvalidArguments, InvalidOption, InvalidTask, seconds
 from pgqueue.hooks import Hook
 from pgqueue.hooks import apply as hooked
 from pgqueue.job import Job
@@ -29,6 +29,10 @@ from pgqueue.sql import Statements
 P = ParamSpec("P")
 R = TypeVar("R")
 
+RunIn = Literal["auto", "loop", "thread", "process"]
+"""Where a task's jobs run: an `async def` on the worker's loop, a `def` in a thread; or in a process of their own."""
+
+_AT_RUN_TIME = ("hard_timeout", "run_in")
 _OPTION_NAMES = frozenset(field.name for field in fields(Options))
 _SCHEDULE = frozenset({"cron", "every", "timezone", "schedules"})
 
@@ -85,11 +89,15 @@ class Task(Generic[P, R]):
         retention: Retention,
         schedules: tuple[Schedule, ...] = (),
         middleware: tuple[Middleware, ...] = (),
+        hard_timeout: float | None = None,
+        run_in: RunIn = "auto",
     ) -> None:
         self.name = name
         self.function = function
         self.retry = retry
         self.timeout = timeout
+        self.hard_timeout = hard_timeout
+        self.run_in = run_in
         self.retention = retention
         self.schedules = schedules
         self.middleware = middleware
@@ -237,6 +245,8 @@ def make(
     name: str | None = None,
     retry: object = None,
     timeout: object = None,
+    hard_timeout: object = None,
+    run_in: object = "auto",
     keep: Any = None,
     keep_for: Any = None,
     keep_dead: Any = None,
@@ -261,7 +271,7 @@ def make(
         raise InvalidTask(f"task {function.__name__} is a generator; a task returns once")
     if next(iter(inspect.signature(function).parameters), None) in ("self", "cls") and "." in _inside(function):
         raise InvalidTask(f"{function.__qualname__} looks like a method; a task must be a plain function")
-    known = _OPTION_NAMES - {"run_at", "unique_key"} | set(Retention.NAMES) | _SCHEDULE | {"middleware"}
+    known = _OPTION_NAMES - {"run_at", "unique_key"} | {*Retention.NAMES, *_AT_RUN_TIME, *_SCHEDULE, "middleware"}
     _refuse_unknown("task", options, known)
     if callable(retry) and not isinstance(retry, RetryPolicy):
         retry = RetryPolicy(backoff=retry)
@@ -272,7 +282,7 @@ def make(
     retention = Retention(keep, keep_for, keep_dead, keep_dead_for).over(home.kept)
     declared = _schedules(cron, every, timezone, schedules)
     checked = Options(timeout=timeout, **options)  # type: ignore[arg-type]
-    return Task(
+    made: Task[Any, Any] = Task(
         home,
         function,
         enqueueing.name("task name", name if name is not None else default_name(function)),
@@ -283,6 +293,28 @@ def make(
         schedules=declared,
         middleware=_around(middleware),
     )
+    if hard_timeout is not None:
+        made.hard_timeout = seconds("hard_timeout", hard_timeout, least=0.001)
+        if made.timeout is not None and made.hard_timeout < made.timeout:
+            raise InvalidOption(f"hard_timeout must not be shorter than timeout, {made.timeout:g} s")
+    made.run_in = _place(run_in, made)
+    return made
+
+
+def _place(run_in: object, task: Task[Any, Any]) -> RunIn:
+    """Where its jobs run, if they can there. Raises InvalidOption, InvalidTask."""
+    if run_in not in get_args(RunIn):
+        raise InvalidOption(f"run_in must be one of {', '.join(get_args(RunIn))}, not {run_in!r}")
+    if run_in == "loop" and not task.is_async:
+        raise InvalidOption("run_in='loop' is for an async def: a def would hold up all the other jobs")
+    if run_in == "thread" and task.is_async:
+        raise InvalidOption("run_in='thread' is for a def: an async def runs on the loop, or in a process")
+    inside = task.function.__qualname__
+    if run_in == "process" and ("<locals>" in inside or "<lambda>" in inside):
+        raise InvalidTask(
+            f"{inside} is to run in a process, which imports it by its name: define it at the top of a module"
+        )
+    return run_in  # type: ignore[return-value]
 
 
 def _schedules(cron: Any, every: Any, timezone: Any, schedules: Any) -> tuple[Schedule, ...]:

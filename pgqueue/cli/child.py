@@ -237,7 +237,7 @@ async def _work(
         extra={"event": "worker_started", "worker_id": str(worker_id)},
     )
     limits = None if alone or not settings.recycles else Limits(settings, time.monotonic())
-    reporter = asyncio.create_task(_report(loop, channel, limits))
+    reporter = asyncio.create_task(_report(loop, channel, limits, alone=alone))
     await loop.run()
     reporter.cancel()
     _hand_over(loop, channel)
@@ -248,14 +248,19 @@ async def _work(
     return 0
 
 
-async def _report(loop: Loop, channel: Channel, limits: Limits | None) -> None:
+async def _report(loop: Loop, channel: Channel, limits: Limits | None, *, alone: bool) -> None:
     trouble = None
+    replaced = False
     while True:
         await asyncio.sleep(1.0 if limits is None else _LIMITS_EVERY)
         jobs = _hand_over(loop, channel)
         if loop.trouble != trouble:
             trouble = loop.trouble
             channel.send(trouble=trouble)
+        if not replaced and not alone and (stuck := loop.overdue) is not None:
+            # Its slot is lost here. Whoever takes our place has all of them, and we end when that job does.
+            channel.send(replace=f"job {stuck.claim.id} is stuck")
+            replaced, limits = True, None
         if limits is not None and (why := limits.reached(jobs, _memory(), time.monotonic())):
             channel.send(replace=why)
             limits = None

@@ -46,6 +46,7 @@ class Attempt:
     policy: RetryPolicy | StoredRetryPolicy | None = None
     unreadable: BadRow | None = None
     claimed_at: float = 0.0  # monotonic seconds
+    overdue: bool = False  # it runs longer than its hard_timeout, and nobody here can end it
 
     @cached_property
     def job(self) -> Job:
@@ -72,6 +73,13 @@ class Attempt:
     def timeout(self) -> float | None:
         """Seconds this attempt may run: the job's own, else the task's."""
         return self.claim.timeout if self.claim.timeout is not None else self.task.timeout
+
+    @property
+    def limit(self) -> str:
+        """What it may have run longer than, in words."""
+        if self.timeout is not None:
+            return f"timeout of {self.timeout:g} s"
+        return f"hard_timeout of {self.task.hard_timeout:g} s"
 
     @property
     def log_fields(self) -> dict[str, Any]:

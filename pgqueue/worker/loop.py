@@ -31,6 +31,7 @@ from pgqueue.task import Task
 from pgqueue.worker.ahead import PATIENCE, Ahead
 from pgqueue.worker.claim import Attempt, Claimer
 from pgqueue.worker.orders import Orders
+from pgqueue.worker.processes import Processes, ProcessRun
 from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run, describe, trace
 from pgqueue.worker.settle import COMPLETE, Settlement, Settler, ToCancelled, ToGiveBack, complete_one, decide
 from pgqueue.worker.threads import Threads
@@ -116,7 +117,14 @@ class Loop:
         self._fence = partial(
             Fenced, sql, self._connections, partial(complete_one, sql, worker_id), worker_id, self._settler.marks
         )
-        self._runs: set[Run] = set()
+        self._processes = Processes(
+            conninfo=conninfo,
+            schema=sql.schema,
+            lease=settings.lease,
+            patience=settings.patience,
+            marks=self._settler.marks,
+        )
+        self._runs: set[Run | ProcessRun] = set()
         self._ready: deque[Attempt] = deque()  # claimed, and waiting for a slot
         self._ahead = Ahead(time.monotonic)
         self._held_up = False  # by settles that wait
@@ -163,6 +171,11 @@ class Loop:
         end = min(self._stop_at, time.monotonic()) + self._settings.grace + _LAST_CLOSE
         return max(1.0, 0.0 if self._hurry.is_set() else end - time.monotonic())
 
+    @property
+    def overdue(self) -> Attempt | None:
+        """One that runs longer than its hard_timeout, and that nobody here can end."""
+        return next((run.attempt for run in self._runs if run.attempt.overdue), None)
+
     def take_counts(self) -> Counts:
         """What was counted since the last time this was asked."""
         taken, self._settler.counts = self._settler.counts, Counts()
@@ -192,6 +205,7 @@ class Loop:
             await asyncio.gather(work, watch, *background, return_exceptions=True)
             for link in (self._claim_link, self._settle_link, self._chore_link, self._wake):
                 await link.close()
+            await self._processes.close()
             self._threads.close()
             self._connections.close()
 
@@ -441,11 +455,15 @@ class Loop:
             log.debug("started", extra={"event": "job_started", **attempt.log_fields})
         if self._events.wanted("started"):
             self._events.emit(Event("started", attempt.job))
-        run = Run(attempt, self._threads, self._ended, self._fence)
+        run: Run | ProcessRun
+        if attempt.task.run_in == "process":
+            run = ProcessRun(attempt, self._processes, self._ended)
+        else:
+            run = Run(attempt, self._threads, self._ended, self._fence)
         self._runs.add(run)
         run.start()
 
-    def _ended(self, run: Run, outcome: End) -> None:
+    def _ended(self, run: Run | ProcessRun, outcome: End) -> None:
         self._runs.discard(run)
         seconds = time.monotonic() - run.began
         if outcome is SUCCEEDED:  # the hot path: nothing to decide

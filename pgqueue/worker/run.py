@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import os
+import signal
 import threading
 import time
 import traceback
@@ -81,9 +82,24 @@ class Lost:
     """Its own transaction found the claim lost, and was rolled back: nothing may be written."""
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A result that is JSON already: it comes from another process."""
+
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The process that it had to itself has died under it, as often as `crashes` says; text: how."""
+
+    text: str
+    crashes: int
+
+
 SUCCEEDED = Succeeded()  # with nothing to keep: made once, since frozen ones are dear (0.3 µs each)
 
-Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted
+Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted | Crashed
 End = Outcome | Completed | Lost
 
 
@@ -101,6 +117,7 @@ class Run:
         "_ended",
         "_fence",
         "_fenced",
+        "_hard",
         "_interrupted",
         "_threads",
         "_timed_out",
@@ -128,6 +145,7 @@ class Run:
         self._timed_out = False
         self._body: asyncio.Future[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._hard: asyncio.TimerHandle | None = None
         self.began = 0.0
 
     def start(self) -> None:
@@ -153,6 +171,8 @@ class Run:
         timeout = attempt.timeout
         if timeout is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout, self._overrun)
+        if task.hard_timeout is not None:
+            self._hard = asyncio.get_running_loop().call_later(task.hard_timeout, self._overdue)
 
     def interrupt(self) -> None:
         """Cancels an async attempt; asks a sync one, by way of ctx.cancelled."""
@@ -207,9 +227,27 @@ class Run:
             extra={"event": "job_stuck", **self.attempt.log_fields},
         )
 
+    def _overdue(self) -> None:
+        """Its hard timeout: here there is nothing left to do to it, but to ask whoever can for another process."""
+        self._timed_out = True
+        if self._context is not None:
+            self._context._stop.set()
+        if self._fenced is not None:
+            self._fenced.late = True
+        if self.attempt.task.is_async and self._body is not None:
+            self._body.cancel()
+        self.attempt.overdue = True
+        log.error(
+            "is stuck: it ran longer than its hard_timeout of %g s and cannot be killed here; see run_in='process'",
+            self.attempt.task.hard_timeout,
+            extra={"event": "job_stuck", **self.attempt.log_fields},
+        )
+
     def _done(self, body: asyncio.Future[Any]) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._hard is not None:
+            self._hard.cancel()
         try:
             outcome = self._outcome(body)
         except BaseException as error:  # an error whose own parts raise when they are looked at
@@ -238,7 +276,7 @@ class Run:
         if stage == "open" and error is None:
             error = TransactionRefused("the task ended while its ctx.transaction() was open: it is rolled back")
         if self._timed_out:  # whatever it did on the way out, it was late
-            late = TaskTimeout(f"the attempt ran longer than its timeout of {self.attempt.timeout:g} s")
+            late = TaskTimeout(f"the attempt ran longer than its {self.attempt.limit}")
             return Failed(late, describe(late), None, timed_out=True)
         if error is None:
             return Succeeded(result) if result is not None else SUCCEEDED
@@ -273,6 +311,16 @@ async def _contained(function: Callable[..., Any], arguments: dict[str, Any]) ->
     finally:
         if os.getpid() != process:
             os._exit(0)
+
+
+def death(code: int) -> str:
+    """How a process ended: `was killed by SIGKILL`, `exited with code 3`."""
+    if code < 0:
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+    return f"exited with code {code}"
 
 
 def describe(error: BaseException) -> str:

@@ -28,13 +28,15 @@ from pgqueue.events import Event, Events
 from pgqueue.job import DeadReason, State
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.retry import RetryPolicy, StoredRetryPolicy
-from pgqueue.settings import MAX_ERROR_CHARS, PARTITIONS_AHEAD
+from pgqueue.settings import MAX_CRASHES, MAX_ERROR_CHARS, PARTITIONS_AHEAD
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.progress import Mark, Marks
 from pgqueue.worker.progress import write as write_marks
 from pgqueue.worker.run import (
     Completed,
+    Crashed,
+    Encoded,
     Failed,
     Interrupted,
     Lost,
@@ -79,6 +81,13 @@ class ToGiveBack:
 
 
 @dataclass(frozen=True, slots=True)
+class ToCrashed:
+    """The process that it had to itself has died: again, with nothing beside it, and no attempt is used."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class ToDead:
     reason: DeadReason
     error: str
@@ -90,7 +99,7 @@ class ToCancelled:
     why: str
 
 
-Verdict = ToComplete | ToRetry | ToGiveBack | ToDead | ToCancelled
+Verdict = ToComplete | ToRetry | ToGiveBack | ToCrashed | ToDead | ToCancelled
 
 
 def decide(
@@ -102,6 +111,10 @@ def decide(
 ) -> Verdict:
     """What becomes of a job. attempt: the one that just ended, from 1. uniform: a random number in [0, 1)."""
     match outcome:
+        case Succeeded(Encoded(text)):
+            return ToComplete(text)
+        case Crashed(text, crashes):
+            return ToDead(DeadReason.CRASHED, text) if crashes >= MAX_CRASHES else ToCrashed(text)
         case Succeeded(result):
             return ToComplete(result_json(result))
         case Interrupted():
@@ -398,6 +411,10 @@ def _give_back(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Ste
     return db.give_back(sql, worker_id, *_claims(batch), _each(batch, "delay"))
 
 
+def _crash(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
+    return db.crash(sql, worker_id, *_claims(batch), _each(batch, "error"))
+
+
 def _dead_letter(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
     errors, tracebacks = _each(batch, "error"), _each(batch, "traceback")
     return db.dead_letter(sql, worker_id, *_claims(batch), _each(batch, "reason"), errors, tracebacks)
@@ -416,12 +433,13 @@ _WRITES: dict[type, Write] = {
     ToRetry: _retry,
     ToDead: _dead_letter,
     ToGiveBack: _give_back,
+    ToCrashed: _crash,
     ToCancelled: _cancel,
 }
 
 
 # What passes a job by that was asked to end before we knew.
-_PASSES_BY = (ToRetry, ToDead, ToGiveBack)
+_PASSES_BY = (ToRetry, ToDead, ToGiveBack, ToCrashed)
 
 
 def count(item: Settlement, counts: Counts) -> None:
@@ -478,6 +496,9 @@ def tell(item: Settlement, events: Events, *, among_many: bool = False) -> None:
         case ToGiveBack(delay):
             log.info("snoozed", extra={"event": "job_snoozed", **fields, "delay": delay})
             _emit(events, "snoozed", attempt, delay=delay)
+        case ToCrashed(error):
+            log.error("%s: it runs again, alone", error, extra={"event": "job_crashed", **fields})
+            _emit(events, "rescued", attempt, error)
         case ToCancelled(why):
             log.info("cancelled", extra={"event": "job_cancelled", **fields})
             _emit(events, "cancelled", attempt, why)

@@ -513,7 +513,7 @@ class Fenced:
         if self.cancelled is not None:
             raise Cancel(self.cancelled)
         if self.late:
-            raise TaskTimeout(f"the attempt ran longer than its timeout of {self._attempt.timeout:g} s")
+            raise TaskTimeout(f"the attempt ran longer than its {self._attempt.limit}")
         if self._marks:
             yield from self._last_word()
         if self._attempt.claim.id not in (yield from self._completion(self._attempt, self.result)):

@@ -71,6 +71,24 @@ def start_a_process(ctx: Context, gate: str) -> int:
     return code
 
 
+@app.task(hard_timeout=0.3)
+def overdue(ctx: Context, gate: str) -> None:
+    """Runs for too long, in a thread, which nobody can kill."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        time.sleep(0.01)
+    write("finished", ctx.job)
+
+
+@app.task(run_in="process")
+def hold_process(ctx: Context, gate: str) -> None:
+    """Has a process to itself."""
+    write("started", ctx.job)
+    while not is_open(gate):
+        time.sleep(0.01)
+    write("finished", ctx.job)
+
+
 @app.task
 async def hold_slot(ctx: Context, gate: str) -> None:
     """Waits on the event loop, where it can be cancelled."""

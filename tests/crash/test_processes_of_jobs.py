@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests.crash import tasks
-from tests.crash.processes import ended, is_alive
+from tests.crash import surroundings, tasks
+from tests.crash.processes import ended, is_alive, row
 from tests.helpers import eventually
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
@@ -48,3 +48,51 @@ def test_a_job_that_forks_and_returns_twice_is_done_once_and_its_copy_ends(start
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert not [line for line in worker.log() if line["level"] == "error"]
+
+
+def test_a_process_that_runs_a_job_ends_with_its_worker_and_is_no_crash_of_another(start, ledger, connection):
+    job = tasks.hold_process.enqueue(connection, "gate").id
+    worker = start()
+    own = ledger.wait_for("started", job).pid
+    (child,) = worker.children()
+    assert own != child
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: not is_alive(own))
+    assert ledger.wait_for("started", job, times=2).pid not in (own, child)
+    ledger.open("gate")
+    assert ended(connection, job).state == "completed"
+
+
+def test_the_death_of_a_jobs_own_process_leaves_its_worker_and_its_neighbours_alone(start, ledger, connection):
+    neighbour = tasks.hold_thread.enqueue(connection, "gate").id
+    job = tasks.hold_process.enqueue(connection, "gate").id
+    worker = start()
+    ledger.wait_for("started", neighbour)
+    (child,) = worker.children()
+    os.kill(ledger.wait_for("started", job).pid, signal.SIGKILL)
+    again = ledger.wait_for("started", job, times=2)  # with nothing beside it: in a child of its own
+    assert worker.log("job_crashed")
+    assert child in worker.children()
+    assert row(connection, neighbour)[:4] == ("running", 1, 1, 0)
+    assert row(connection, job)[3] == 1
+    ledger.open("gate")
+    for one in (neighbour, job):
+        assert ended(connection, one).state == "completed"
+    assert again.attempt == 1
+    assert not worker.log("child_died")
+
+
+def test_a_job_in_its_own_process_has_its_apps_middleware_and_lifespans_around_it(start, ledger, connection):
+    jobs = [surroundings.named.enqueue(connection).id, surroundings.known.enqueue(connection).id]
+    worker = start("tests.crash.surroundings:app", concurrency=1)
+    assert [ended(connection, job).state for job in jobs] == ["completed", "completed"]
+    told = [[entry.event for entry in ledger.entries(job=job)] for job in jobs]
+    assert told == [["before", "own", "started", "after_1"], ["before", "own", "after_2"]]
+    (own,) = {entry.pid for job in jobs for entry in ledger.entries(job=job)}
+    assert own not in worker.children()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    for event in ("opened", "closed"):
+        pids = [entry.pid for entry in ledger.entries(event)]
+        assert len(pids) == len(set(pids)) == 2  # the worker's own and the job's
+        assert own in pids

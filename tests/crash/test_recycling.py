@@ -74,6 +74,23 @@ def test_jobs_that_pass_through_processes_of_ten_jobs_each_lose_no_attempt(start
     assert not worker.log("child_died")
 
 
+def test_a_process_with_a_thread_that_is_stuck_is_replaced_and_its_slots_are_whole_again(start, ledger, connection):
+    job = tasks.overdue.enqueue(connection, "gate").id
+    worker = start(concurrency=1, lease=2)
+    first = ledger.wait_for("started", job).pid
+    (line,) = eventually(lambda: worker.log("child_replaced"))
+    assert f"job {job} is stuck" in line["message"]
+    assert "is stuck: it ran longer than its hard_timeout of 0.3 s" in worker.log("job_stuck")[0]["message"]
+    assert _took_from(ledger, connection) != first
+    assert is_alive(first)
+    assert row(connection, job)[:3] == ("running", 1, 1)
+    ledger.open("gate")
+    eventually(lambda: not is_alive(first))
+    eventually(lambda: row(connection, job)[0] != "running")
+    assert row(connection, job)[1:4] == (1, 1, 0)
+    assert not worker.log("child_died")
+
+
 def _took_from(ledger, connection) -> int:
     """Which process runs what is enqueued now."""
     job = tasks.quick.enqueue(connection).id

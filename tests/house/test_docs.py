@@ -26,7 +26,7 @@ from pgqueue.schedule import Schedule
 from pgqueue.schedules import Schedules
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import source
-from pgqueue.task import Task
+from pgqueue.task import Task, make
 
 CHECKOUT = Path(pgqueue.__file__).parent.parent
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -147,10 +147,14 @@ def test_every_field_of_a_schedule_is_documented_with_unit_default_and_reason() 
 
 def test_every_option_of_a_task_alone_is_documented_with_unit_default_and_reason() -> None:
     rows = table("option of a task")
-    assert tuple(rows) == Retention.NAMES
+    assert tuple(rows) == ("hard_timeout", "run_in", *Retention.NAMES)
     assert all(all(row.values()) for row in rows.values())
+    kept = {name: "the app's: `retention" if name == "keep_for" else "the app's: none" for name in Retention.NAMES}
+    made = inspect.signature(make).parameters
     assert {name: row["default"] for name, row in rows.items()} == {
-        name: "the app's: `retention" if name == "keep_for" else "the app's: none" for name in Retention.NAMES
+        "hard_timeout": "none; in a process 5 s after `timeout",
+        "run_in": made["run_in"].default,
+        **kept,
     }
 
 

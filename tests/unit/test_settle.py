@@ -13,8 +13,8 @@ from pgqueue.errors import TaskTimeout
 from pgqueue.retry import StoredRetryPolicy
 from pgqueue.settings import MAX_RESULT_BYTES
 from pgqueue.worker import run, settle
-from pgqueue.worker.run import Failed, Interrupted, Outcome, Steered, Succeeded, Unreadable
-from pgqueue.worker.settle import ToCancelled, ToComplete, ToDead, ToGiveBack, ToRetry, Verdict, decide
+from pgqueue.worker.run import Crashed, Encoded, Failed, Interrupted, Outcome, Steered, Succeeded, Unreadable
+from pgqueue.worker.settle import ToCancelled, ToComplete, ToCrashed, ToDead, ToGiveBack, ToRetry, Verdict, decide
 
 LEFT, LAST = (1, 4), (4, 4)  # (attempt, max_attempts)
 
@@ -72,9 +72,13 @@ VERDICTS: list[tuple[Outcome, tuple[int, int], Any, Verdict]] = [
     (Interrupted(), LAST, REFUSES, ToGiveBack(None)),
     (Unreadable("bad args"), LEFT, RETRIES, ToDead(DeadReason.BAD_ROW, "bad args")),
     (Unreadable("bad args"), LAST, RETRIES, ToDead(DeadReason.BAD_ROW, "bad args")),
+    # A process that a job had to itself has died: again without an attempt, until that was so three times.
+    (Crashed("its process was killed by SIGKILL", 1), LAST, REFUSES, ToCrashed("its process was killed by SIGKILL")),
+    (Crashed("it died", 3), LEFT, RETRIES, ToDead(DeadReason.CRASHED, "it died")),
     # A success is one, also in the last attempt.
     (Succeeded(), LEFT, RETRIES, ToComplete(None)),
     (Succeeded({"sent": 2}), LAST, REFUSES, ToComplete('{"sent":2}')),
+    (Succeeded(Encoded('{"sent":2}')), LAST, REFUSES, ToComplete('{"sent":2}')),
 ]
 
 

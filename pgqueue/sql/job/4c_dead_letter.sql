@@ -30,8 +30,9 @@ failed as (
 insert into {schema}.dead_jobs
     (id, queue, task, priority, run_at, attempt, max_attempts, fence, crashes, created_at, started_at, worker_id,
     expires_at, timeout, args, retry, unique_key, concurrency_key, tags, meta, died_at, reason, error, errors)
-select id, queue, task, priority, run_at, attempt, max_attempts, fence, crashes, created_at, started_at, worker_id,
-    expires_at, timeout, args, retry, unique_key, concurrency_key, tags, meta,
+select id, queue, task, priority, run_at, attempt, max_attempts, fence,
+    least(crashes, 32766) + (why = 'crashed')::int, -- of the process that it had to itself
+    created_at, started_at, worker_id, expires_at, timeout, args, retry, unique_key, concurrency_key, tags, meta,
     coalesce(%(now)s::timestamptz, statement_timestamp()), why, last_error,
     coalesce((select errors from {schema}.job_history where job_id = held.id), '[]'::jsonb) || jsonb_build_object(
         'attempt', attempt, 'fence', fence, 'at', coalesce(%(now)s::timestamptz, statement_timestamp()),

@@ -1,5 +1,5 @@
 -- orders: what a worker is to obey beside its jobs, asked each second: which queues and tasks are paused, and which of its
--- jobs were asked to end. All three are empty almost always: one look costs 0.1 ms.
+-- jobs were asked to end. All three are empty almost always.
 -- In: worker_id uuid. Out: kind (queue, task, cancel), name (of queue or task; why), id, fence (null but for a cancel),
 --     seconds until it resumes by itself (null: it does not). Index: jobs_cancelling. Caller: db.orders
 select 'queue', name, null::bigint, null::int, extract(epoch from paused_until - statement_timestamp())::float8
