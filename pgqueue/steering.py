@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from pgqueue import db
@@ -67,15 +68,30 @@ def cancel_some(sql: Statements, which: LiveFilter, why: str, *, dry_run: bool) 
 
 def retry_now(sql: Statements, ids: list[int]) -> Steps[list[int]]:
     """Makes jobs that wait for their time or their retry due now; the ids that were made so."""
-    return sorted((yield from db.retry_now(sql, sorted(set(ids)))))
+    return (yield from _in_batches(ids, lambda some: db.retry_now(sql, some)))
 
 
-def filtered(which: LiveFilter) -> LiveFilter:
+def of_queued(
+    sql: Statements, which: LiveFilter, act: Callable[[list[int]], Steps[list[int]]] | None
+) -> Steps[list[int]]:
+    """What is done to queued jobs, for those that a filter finds; the ids it was done to. None: only their ids."""
+    ids = yield from db.find_live(sql, **which)  # type: ignore[misc]
+    return ids if act is None else (yield from act(ids))
+
+
+def _in_batches(ids: list[int], act: Callable[[list[int]], Steps[set[int]]]) -> Steps[list[int]]:
+    done: set[int] = set()
+    for start in range(0, len(ids), BATCH):
+        done |= yield from act(ids[start : start + BATCH])
+    return sorted(done)
+
+
+def filtered(which: LiveFilter, verb: str = "cancel") -> LiveFilter:
     """The filter, checked. One that was forgotten must not mean every job."""
     unknown = sorted(which.keys() - LiveFilter.__annotations__.keys())
     if unknown:
         known = ", ".join(LiveFilter.__annotations__)
-        raise InvalidOption(f"cancel() takes no filter {unknown[0]!r}; it takes {known}")
+        raise InvalidOption(f"{verb}() takes no filter {unknown[0]!r}; it takes {known}")
     everything = which.pop("everything", False)
     chosen = {field: value for field, value in which.items() if value is not None}
     if everything not in (True, False):
@@ -93,6 +109,13 @@ def filtered(which: LiveFilter) -> LiveFilter:
     if "limit" in chosen:
         whole("limit", chosen["limit"], 1, _MAX_ID)
     return chosen  # type: ignore[return-value]
+
+
+def filtered_queued(which: LiveFilter, verb: str) -> LiveFilter:
+    """The same for what can be done to queued jobs alone."""
+    if which.get("state") not in (None, "queued"):
+        raise InvalidOption(f"state must be queued or left out: {verb}() is for queued jobs, not {which['state']!r}")
+    return {**filtered(which, verb), "state": "queued"}
 
 
 def checked_ids(ids: object) -> list[int]:
@@ -366,15 +389,24 @@ class Steered:
     def retry_now(self, job_id: int, *, connection: SyncConnection | None = None) -> bool: ...
     @overload
     def retry_now(self, job_id: int, *, connection: AsyncConnection) -> Coroutine[Any, Any, bool]: ...
+    @overload
+    def retry_now(self, *, connection: SyncConnection | None = None, **which: Unpack[LiveFilter]) -> list[int]: ...
+    @overload
     def retry_now(
-        self, job_id: int, *, connection: SyncConnection | AsyncConnection | None = None
-    ) -> bool | Awaitable[bool]:
-        """Makes a queued job that waits for its time, or for its retry, due now; False if there was nothing to do.
+        self, *, connection: AsyncConnection, **which: Unpack[LiveFilter]
+    ) -> Coroutine[Any, Any, list[int]]: ...
+    def retry_now(
+        self,
+        job_id: int | None = None,
+        *,
+        connection: SyncConnection | AsyncConnection | None = None,
+        **which: Unpack[LiveFilter],
+    ) -> Any:
+        """Makes a queued job that waits for its time, or for its retry, due now; or those that a filter finds.
 
-        A sleeping worker is woken for it. Its attempts are counted as before."""
-        ids = [whole("a job's id", job_id, 0, _MAX_ID)]
-        steps = _bool(retry_now(self._home.statements, ids))
-        return act(self._home, connection, steps, lambda done: _say_job(done, "job_made_due", "due now", job_id))
+        False, or left out, is what has nothing to wait for. A sleeping worker is woken. Attempts count as before."""
+        sql = self._home.statements
+        return self._do("retry_now", partial(retry_now, sql), job_id, which, connection, ("job_made_due", "due now"))
 
     @overload
     def change(
@@ -396,32 +428,69 @@ class Steered:
         delay: float | timedelta | None = None,
         connection: AsyncConnection,
     ) -> Coroutine[Any, Any, bool]: ...
+    @overload
     def change(
         self,
-        job_id: int,
+        *,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        connection: SyncConnection | None = None,
+        **which: Unpack[LiveFilter],
+    ) -> list[int]: ...
+    @overload
+    def change(
+        self,
+        *,
+        priority: int | None = None,
+        run_at: datetime | None = None,
+        delay: float | timedelta | None = None,
+        connection: AsyncConnection,
+        **which: Unpack[LiveFilter],
+    ) -> Coroutine[Any, Any, list[int]]: ...
+    def change(
+        self,
+        job_id: int | None = None,
         *,
         priority: int | None = None,
         run_at: datetime | None = None,
         delay: float | timedelta | None = None,
         connection: SyncConnection | AsyncConnection | None = None,
-    ) -> bool | Awaitable[bool]:
-        """Gives a queued job another priority, another time (run_at, or delay in seconds from now), or both.
+        **which: Unpack[LiveFilter],
+    ) -> Any:
+        """Gives a queued job, or those that a filter finds, another priority, another time (run_at, or delay in seconds
+        from now), or both.
 
-        False if there was nothing to do: it is not queued, or would have expired by then."""
+        False, or left out, is what it cannot be done to: it is not queued, or would have expired by then."""
+        act = changing(self._home.statements, priority=priority, run_at=run_at, delay=delay)
+        return self._do("change", act, job_id, which, connection, ("job_changed", "changed"))
+
+    def _do(
+        self,
+        verb: str,
+        act_on: Callable[[list[int]], Steps[list[int]]],
+        job_id: int | None,
+        which: LiveFilter,
+        connection: SyncConnection | AsyncConnection | None,
+        said: tuple[str, str],
+    ) -> Any:
+        if job_id is None:
+            some = of_queued(self._home.statements, filtered_queued(which, verb), act_on)
+            return act(self._home, connection, some, lambda done: _say_jobs(done, *said))
+        if which:
+            raise InvalidOption("give either one job's id or filters; several ids are ids=[…]")
         ids = [whole("a job's id", job_id, 0, _MAX_ID)]
-        steps = _bool(change(self._home.statements, ids, priority=priority, run_at=run_at, delay=delay))
-        return act(self._home, connection, steps, lambda done: _say_job(done, "job_changed", "changed", job_id))
+        return act(self._home, connection, _bool(act_on(ids)), lambda done: _say_jobs(ids if done else [], *said))
 
 
-def change(
+def changing(
     sql: Statements,
-    ids: list[int],
     *,
     priority: int | None = None,
     run_at: datetime | None = None,
     delay: float | timedelta | None = None,
-) -> Steps[set[int]]:
-    """Another priority or another time for queued jobs; the ids that got it. Checked at once, before any step."""
+) -> Callable[[list[int]], Steps[list[int]]]:
+    """Gives queued jobs another priority or another time; the ids that got it. Checked at once, before any step."""
     if priority is None and run_at is None and delay is None:
         raise InvalidOption("change() needs a priority, a run_at or a delay")
     if priority is not None:
@@ -431,7 +500,8 @@ def change(
         if delay is not None:
             raise InvalidOption("give either delay or run_at, not both")
     after = None if delay is None else seconds("delay", delay)
-    return db.change(sql, ids, priority=priority, run_at=run_at, delay=after)
+    some = partial(db.change, sql, priority=priority, run_at=run_at, delay=after)
+    return lambda ids: _in_batches(ids, some)
 
 
 def _bool(steps: Steps[Any]) -> Steps[bool]:
@@ -443,11 +513,11 @@ def _list(steps: Steps[dict[int, bool]]) -> Steps[list[int]]:
 
 
 def _say_cancelled(ids: list[int]) -> None:
+    _say_jobs(ids, "jobs_cancelled", "cancelled or asked to end")
+
+
+def _say_jobs(ids: list[int], event: str, what: str) -> None:
     if ids:
         some = ", ".join(map(str, ids[:20])) + (", …" if len(ids) > 20 else "")
-        log.info("%d jobs cancelled or asked to end: %s", len(ids), some, extra={"event": "jobs_cancelled"})
-
-
-def _say_job(done: bool, event: str, what: str, job_id: int) -> None:
-    if done:
-        log.info("job %d: %s", job_id, what, extra={"event": event, "job_id": job_id})
+        count, one = ("1 job", {"job_id": ids[0]}) if len(ids) == 1 else (f"{len(ids)} jobs", {})
+        log.info("%s %s: %s", count, what, some, extra={"event": event, **one})

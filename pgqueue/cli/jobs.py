@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import click
 
+from pgqueue import PgQueue, steering
 from pgqueue import enqueue as enqueueing
-from pgqueue import steering
 from pgqueue.arguments import to_json
 from pgqueue.cli.common import (
     ago,
@@ -24,11 +26,14 @@ from pgqueue.cli.common import (
     print_json,
     print_table,
 )
+from pgqueue.drivers import Steps
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import JobNotFound, OperationError
 from pgqueue.job import Job, Progress, State
 from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
-from pgqueue.steering import WHY
+from pgqueue.steering import WHY, LiveFilter
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.command()
@@ -134,17 +139,38 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
     print_job(job, progress=app.jobs.progress(job_id), show_args=show_args, as_json=as_json)
 
 
+def live_filters(function: F) -> F:
+    """--task, --queue, --key, --tag, --limit, --all, --dry-run."""
+    for option in reversed(
+        (
+            click.option("--task", help="Only jobs of this task."),
+            click.option("--queue", help="Only jobs of this queue."),
+            click.option("--key", "unique_key", help="The job that holds this unique key."),
+            click.option("--tag", help="Only jobs with this tag."),
+            click.option("--limit", type=click.IntRange(min=1), help="At most so many, lowest id first."),
+            click.option("--all", "everything", is_flag=True, help="Every one of them."),
+            click.option("--dry-run", is_flag=True, help="Only say which it would be."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _which(ids: tuple[int, ...], which: dict[str, Any]) -> dict[str, Any]:
+    """The filter that was given; empty where there are only ids."""
+    chosen = {name: value for name, value in which.items() if value is not None and value is not False}
+    if not ids and not chosen.keys() - {"limit"}:
+        raise click.UsageError("say which: ids, or --task, --queue, --key, --tag; --all for every one")
+    if chosen and ids:
+        chosen["ids"] = list(ids)
+    return chosen
+
+
 @jobs.command()
 @click.argument("ids", type=int, nargs=-1, metavar="[ID]...")
-@click.option("--task", help="Only jobs of this task.")
-@click.option("--queue", help="Only jobs of this queue.")
 @click.option("--state", type=click.Choice(["queued", "running", "blocked"]), help="Only jobs in this state.")
-@click.option("--key", "unique_key", help="The job that holds this unique key.")
-@click.option("--tag", help="Only jobs with this tag.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many, lowest id first.")
-@click.option("--all", "everything", is_flag=True, help="Every job that has not ended.")
+@live_filters
 @click.option("--why", default=WHY, show_default=True, help="What is stored as the reason.")
-@click.option("--dry-run", is_flag=True, help="Only say which it would be.")
 @click.option("--yes", is_flag=True, help="Do not ask whether to go on.")
 @json_option
 @database_options
@@ -165,14 +191,10 @@ def cancel(
       pgqueue jobs cancel --task shop.tasks.resize --state queued --yes
     """
     app = app_of(ctx, "hold", "cancel", "tell", "find_live", "find_jobs")
-    chosen = {name: value for name, value in which.items() if value is not None and value is not False}
-    if not ids and not chosen.keys() - {"limit"}:
-        raise click.UsageError("say which: ids, or --task, --queue, --state, --key, --tag; --all for every live job")
+    chosen = _which(ids, which)
     asked = list(dict.fromkeys(ids))
     if dry_run or chosen:
-        if ids:
-            chosen["ids"] = asked
-        found = app.jobs.cancel(dry_run=True, **chosen)
+        found = app.jobs.cancel(dry_run=True, **(chosen or {"ids": asked}))
         if dry_run or not found:
             _report(found, "would be cancelled", as_json=as_json)
             return
@@ -207,10 +229,11 @@ def cancel(
 
 
 @jobs.command()
-@click.argument("ids", type=int, nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", type=int, nargs=-1, metavar="[ID]...")
 @click.option("--priority", type=click.IntRange(-100, 100), help="-100 to 100, higher first.")
 @click.option("--delay", type=float, metavar="SECONDS", help="Due so long from now.")
 @click.option("--run-at", metavar="TIME", help="Due then: 2026-05-01T08:00:00+02:00.")
+@live_filters
 @json_option
 @database_options
 @click.pass_context
@@ -221,63 +244,73 @@ def change(
     priority: int | None,
     delay: float | None,
     run_at: str | None,
+    dry_run: bool,
     as_json: bool,
+    **which: Any,
 ) -> None:
-    """Give queued jobs another priority or another time.
+    """Give queued jobs another priority or another time, by id or by filter.
+
+    With ids and filters both, jobs are meant for which both hold.
 
     \b
     Examples:
       pgqueue jobs change 42 --priority 50
       pgqueue jobs change 42 43 --delay 3600
-      pgqueue jobs change 42 --run-at 2026-05-01T08:00:00+02:00
+      pgqueue jobs change --task shop.tasks.resize --run-at 2026-05-01T08:00:00+02:00
     """
     when = moment_of("--run-at", run_at)
-    asked = steering.checked_ids(list(ids))
-    app = app_of(ctx, "change", "wake", "find_jobs")
-    steps = steering.change(app.statements, asked, priority=priority, run_at=when, delay=delay)
-    done = sorted(app.perform(steps))
-    wrong = []
-    for job_id in asked:
-        if job_id not in done:
-            try:
-                state = app.jobs.get(job_id).state
-            except JobNotFound as error:
-                wrong.append(str(error))
-            else:
-                late = state is State.QUEUED
-                wrong.append(f"job {job_id} would have expired by then" if late else f"job {job_id} is {state}")
-        elif not as_json:
-            click.echo(f"job {job_id}: changed")
-    if as_json:
-        print_json({"ids": done})
-    if wrong:
-        raise OperationError(f"{'; '.join(wrong)}: only a queued job can be changed")
+    app = app_of(ctx, "change", "wake", "find_live", "find_jobs")
+    act = steering.changing(app.statements, priority=priority, run_at=when, delay=delay)
+    _act(app, act, "change", "changed", ids, which, dry_run=dry_run, as_json=as_json)
 
 
 @jobs.command()
-@click.argument("ids", type=int, nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", type=int, nargs=-1, metavar="[ID]...")
+@live_filters
 @json_option
 @database_options
 @click.pass_context
-def retry(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool) -> None:
-    """Run queued jobs now that wait for their time or their retry.
+def retry(ctx: click.Context, /, ids: tuple[int, ...], dry_run: bool, as_json: bool, **which: Any) -> None:
+    """Run queued jobs now that wait for their time or their retry, by id or by filter.
 
     They are made due now and a sleeping worker is woken; their attempts are counted as before. A dead job is sent back
-    by `pgqueue dead redrive`.
+    by `pgqueue dead redrive`. With ids and filters both, jobs are meant for which both hold.
 
     \b
     Examples:
       pgqueue jobs retry 42
       pgqueue jobs retry 42 43 44 --json
+      pgqueue jobs retry --task shop.tasks.charge
     """
-    app = app_of(ctx, "retry_now", "wake", "find_jobs")
+    app = app_of(ctx, "retry_now", "wake", "find_live", "find_jobs")
+    act = partial(steering.retry_now, app.statements)
+    _act(app, act, "retry_now", "due now", ids, which, dry_run=dry_run, as_json=as_json)
+
+
+def _act(
+    app: PgQueue,
+    act: Callable[[list[int]], Steps[list[int]]],
+    verb: str,
+    what: str,
+    ids: tuple[int, ...],
+    which: dict[str, Any],
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """What is done to queued jobs. Of each id that was named it is said what became of it."""
+    chosen = _which(ids, which)
     asked = list(dict.fromkeys(ids))
-    done = app.perform(steering.retry_now(app.statements, steering.checked_ids(asked)))
+    if dry_run or chosen:
+        found = steering.filtered_queued(cast("LiveFilter", chosen or {"ids": asked}), verb)
+        steps = steering.of_queued(app.statements, found, None if dry_run else act)
+        _report(app.perform(steps), f"would be {what}" if dry_run else what, as_json=as_json)
+        return
+    done = app.perform(act(steering.checked_ids(asked)))
     wrong = []
     for job_id in asked:
-        if job_id in done:
-            said = "due now"
-        else:
+        said = what
+        if job_id not in done:
             try:
                 state = app.jobs.get(job_id).state
             except JobNotFound as error:
@@ -286,13 +319,17 @@ def retry(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool) -> None:
             if state is not State.QUEUED:
                 wrong.append(f"job {job_id} is {state}")
                 continue
+            if verb == "change":
+                wrong.append(f"job {job_id} would have expired by then")
+                continue
             said = "due already"
         if not as_json:
             click.echo(f"job {job_id}: {said}")
     if as_json:
         print_json({"ids": done})
     if wrong:
-        raise OperationError(f"{'; '.join(wrong)}: only a queued job can be made due now")
+        can_be = "changed" if verb == "change" else "made due now"
+        raise OperationError(f"{'; '.join(wrong)}: only a queued job can be {can_be}")
 
 
 def _report(ids: list[int], what: str, *, as_json: bool) -> None:

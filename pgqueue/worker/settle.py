@@ -318,10 +318,11 @@ class Settler:
             self._given_back([item.attempt.claim for item in batch if item.verdict == ToGiveBack(None)])
         crowd = len(batch) > _CROWD and type(batch[0].verdict) is ToComplete
         quiet = crowd and not self._events.wanted("completed") and not log.isEnabledFor(logging.DEBUG)
-        for item in batch:
+        for item in batch if asked else ():
             if item.attempt.claim.id in asked:
                 item.verdict = ToCancelled(asked[item.attempt.claim.id])
                 done.add(item.attempt.claim.id)
+        for item in batch:
             if item.attempt.claim.id in done:
                 count(item, self.counts)
                 if not quiet:  # else the sum below says all that anybody asked for

@@ -479,5 +479,25 @@ def test_ids_that_cannot_be_retried_are_named_and_the_others_done(
     assert due(connection, another)
 
 
+def test_change_and_retry_by_filter_act_on_queued_jobs_alone(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any]
+) -> None:
+    late = [fill(run_at=LATER, queue="email") for _ in range(2)]
+    running, other = fill("running", queue="email"), fill(run_at=LATER)
+    said = on("jobs", "change", "--queue", "email", "--priority", "5", "--dry-run").stdout
+    assert said == f"2 jobs would be changed: {late[0]}, {late[1]}\n"
+    said = on("jobs", "change", "--queue", "email", "--priority", "5").stdout
+    assert said == f"2 jobs changed: {late[0]}, {late[1]}\n"
+    found = connection.execute("select id from pgqueue.jobs where priority = 5 order by id").fetchall()
+    assert [row[0] for row in found] == late
+    assert json.loads(on("jobs", "retry", str(late[1]), str(other), "--queue", "email", "--json").stdout) == {
+        "ids": [late[1]]
+    }
+    assert on("jobs", "retry", "--queue", "email").stdout == f"1 job due now: {late[0]}\n"
+    assert [due(connection, job_id) for job_id in (*late, other)] == [True, True, False]
+    assert on("jobs", "retry", "--queue", "nobody.knows").stdout == "0 jobs due now\n"
+    assert json.loads(on("jobs", "show", str(running), "--json").stdout)["state"] == "running"
+
+
 def test_retry_without_an_id_is_a_usage_error(refused: Run) -> None:
-    assert "Missing argument 'ID...'" in refused("jobs", "retry", code=2).stderr
+    assert "say which: ids, or --task" in refused("jobs", "retry", code=2).stderr

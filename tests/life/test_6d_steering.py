@@ -303,6 +303,25 @@ def test_a_job_that_would_have_expired_by_then_is_not_changed(app: PgQueue, conn
     assert app.jobs.change(job, delay=30) is True
 
 
+def test_filters_find_the_queued_jobs_that_are_changed_or_made_due_and_no_others(
+    app: PgQueue, connection: Look
+) -> None:
+    late = [enqueue(app, delay=3600, tags=["a"], priority=n) for n in range(3)]
+    late.append(enqueue(app, delay=3600, queue="email"))
+    others = enqueue(app, task="test.other", delay=3600), enqueue(app)
+    running = job_in(app, connection, "running")
+    connection.execute("update pgqueue.jobs set tags = '{a}' where id = %s", [running])
+    assert app.jobs.change(tag="a", priority=9) == late[:3]
+    assert app.jobs.change(tag="a", priority=8, limit=1) == late[:1]
+    assert app.jobs.retry_now(ids=late[2:], task="test.task", queue="email") == [late[3]]
+    assert app.jobs.retry_now(task="test.task") == late[:3]  # those that are due have nothing to wait for
+    assert app.jobs.retry_now(task="test.task") == []
+    claimed = claim(app, connection)
+    assert claimed[:3] == [late[1], late[2], late[0]]
+    assert sorted(claimed[3:]) == sorted([late[3], others[1]])
+    assert ended(connection, others[0]).state == "queued"
+
+
 def test_sql_makes_a_job_due_now_once_and_wakes_a_sleeper(app: PgQueue, connection: Look, ears: Ears) -> None:
     job = enqueue(app, delay=3600)
     ears.asleep("ann", "default")
@@ -335,7 +354,9 @@ CALLS: dict[str, Callable[[PgQueue, int, Any], Any]] = {
     "cancel": lambda app, job, on: app.jobs.cancel(job, connection=on),
     "cancel some": lambda app, job, on: app.jobs.cancel(task="test.task", connection=on),
     "retry now": lambda app, job, on: app.jobs.retry_now(job, connection=on),
+    "retry some now": lambda app, job, on: app.jobs.retry_now(task="test.task", connection=on),
     "change": lambda app, job, on: app.jobs.change(job, priority=7, connection=on),
+    "change some": lambda app, job, on: app.jobs.change(task="test.task", priority=7, connection=on),
 }
 
 
@@ -489,6 +510,11 @@ BAD: list[tuple[Callable[[PgQueue], Any], str]] = [
     (lambda app: app.jobs.change(7, delay=-1), "delay must be between 0 and"),
     (lambda app: app.jobs.change(7, run_at=datetime(2030, 1, 1)), "run_at must have a time zone"),
     (lambda app: app.jobs.change(7, run_at=NOW, delay=0), "give either delay or run_at, not both"),
+    (lambda app: app.jobs.change(7, priority=1, tag="a"), "give either one job's id or filters"),  # type: ignore[call-overload]
+    (lambda app: app.jobs.change(priority=1), "say which jobs: ids, task"),
+    (lambda app: app.jobs.change(priority=1, state="running"), r"state must be queued or left out: change\(\) is for"),
+    (lambda app: app.jobs.retry_now(tags=["x"]), r"retry_now\(\) takes no filter 'tags'"),  # type: ignore[call-overload]
+    (lambda app: app.jobs.retry_now(), "say which jobs: ids, task"),
     (lambda app: app.jobs.retry_now("7"), "a job's id must be a whole number, not str"),  # type: ignore[call-overload]
 ]
 
