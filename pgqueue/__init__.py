@@ -15,6 +15,7 @@ link.py        a worker's connection, which comes back; counts.py: what it count
 maintenance/   chores any worker may do, safe to do twice: rescue, ticks, expire, prune
 monitor.py     the operator's eyes; doctor.py: what is wrong with the database; rights.py: what a role lacks
 control.py     the operator's hands on dead jobs: redrive, purge; steering.py on live ones: pause, cancel, change
+stats.py       what queues, tasks and workers are at, in numbers
 environment.py the PGQUEUE_ variables, read strictly
 retention.py   how long ended jobs are kept, by the task and by default
 job.py, retry.py, settings.py, errors.py, schema.py   the ground all of them stand on

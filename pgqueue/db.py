@@ -812,6 +812,21 @@ def why(sql: Statements, job_id: int) -> Steps[Rows]:
     return (yield Call(sql["why"], {"id": job_id}))
 
 
+def find_queues(sql: Statements) -> Steps[Rows]:
+    """The columns of queue_stats, by queue."""
+    return (yield Call(sql["find_queues"]))
+
+
+def find_tasks(sql: Statements) -> Steps[Rows]:
+    """The columns of task_stats, the busiest task first."""
+    return (yield Call(sql["find_tasks"]))
+
+
+def find_workers(sql: Statements) -> Steps[Rows]:
+    """The columns of worker_stats, by host and process."""
+    return (yield Call(sql["find_workers"]))
+
+
 def find_schedules(sql: Statements, names: Sequence[str] | None = None) -> Steps[Rows]:
     """The schedules of these names, or all, by name."""
     return (yield Call(sql["find_schedules"], {"names": None if names is None else list(names)}))

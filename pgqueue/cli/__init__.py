@@ -6,6 +6,8 @@ migrate.py   makes the tables
 worker.py    runs jobs: the supervisor's door; child.py is the process it starts
 jobs.py      enqueue, and looking at jobs
 why.py       why a job is not running
+stats.py     queues, tasks and workers in numbers
+watch.py     any of that again and again; screen.py: the terminal under it
 doctor.py    is the database under the queue well?
 dead.py      the dead-letter table: look, redrive, purge
 queues.py    queues and tasks: look, pause, resume
@@ -35,6 +37,7 @@ from pgqueue.cli.jobs import enqueue, jobs
 from pgqueue.cli.migrate import migrate
 from pgqueue.cli.queues import queues, tasks
 from pgqueue.cli.schedules import schedules
+from pgqueue.cli.stats import stats, workers
 from pgqueue.cli.why import why
 from pgqueue.cli.worker import worker
 
@@ -51,6 +54,7 @@ def cli() -> None:
       pgqueue worker shop.tasks:app            run jobs
       pgqueue enqueue shop.tasks.send '{"user_id": 7}'
       pgqueue why 42                           why does job 42 not run?
+      pgqueue stats --watch                    how are queues, tasks and workers?
       pgqueue dead list                        see what failed for good
       pgqueue schedules list                   see what is enqueued by itself, and when
       pgqueue demo                             see all of it, on a PostgreSQL of its own
@@ -64,7 +68,7 @@ def cli() -> None:
 
 for _command in (
     *(migrate, worker, enqueue, jobs, why, dead, queues, tasks, schedules),
-    *(doctor, demo, bench, completion),
+    *(stats, workers, doctor, demo, bench, completion),
 ):
     cli.add_command(_command)
 

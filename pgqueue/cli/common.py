@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -104,8 +105,11 @@ class Variable(click.Option):
 
 
 def warn_of_variables() -> None:
-    """A line on standard error for each PGQUEUE_ variable that nobody reads."""
-    environment.warn(lambda line: click.echo(f"pgqueue: warning: {line}", err=True))
+    """A line on standard error for each PGQUEUE_ variable that nobody reads; once a command, however often it looks."""
+    held = click.get_current_context().ensure_object(dict)
+    if not held.get("warned"):
+        held["warned"] = True
+        environment.warn(lambda line: click.echo(f"pgqueue: warning: {line}", err=True))
 
 
 def database_options(function: F) -> F:
@@ -150,6 +154,11 @@ class _Command(PgQueue):
         """`PgQueue.look`, and as `perform`."""
         return self._after_a_look(super().look, steps)
 
+    def begin_anew(self) -> None:
+        """After the database was away: with new connections, and a look at what the schema is by now."""
+        self.close()
+        self._looked = False
+
     def _after_a_look(self, run: Callable[[Steps[T]], T], steps: Steps[T]) -> T:
         try:
             if not self._looked:
@@ -163,9 +172,11 @@ class _Command(PgQueue):
 
 def app_of(ctx: click.Context, *verbs: str) -> PgQueue:
     """An app without tasks on the chosen database; closed when the command ends. verbs: the statements that the command
-    may run, for a role that lacks a right to be told all of them at once."""
+    may run, for a role that lacks a right to be told all of them at once. A command that looks again has the same."""
     warn_of_variables()
-    app = _Command(ctx.obj.get("url"), schema=ctx.obj.get("schema", DEFAULT_SCHEMA))
+    if "app" in ctx.obj:
+        return ctx.obj["app"]  # type: ignore[no-any-return]
+    app = ctx.obj["app"] = _Command(ctx.obj.get("url"), schema=ctx.obj.get("schema", DEFAULT_SCHEMA))
     app.verbs = verbs
     ctx.obj["url"] = app.conninfo
     ctx.call_on_close(app.close)
@@ -179,14 +190,18 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, default=_plain))  # ASCII: nothing in it steers a terminal or fails in another encoding
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
-    """A table; where the terminal is too narrow for it, one job below the other. No field can steer the terminal."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str, spare: Sequence[str] = ()
+) -> None:
+    """A table, numbers to the right; where the terminal is too narrow for it, without the columns that can be spared,
+    the first of them first, and else one row below the other. No field can steer the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    rows = list(rows)
     texts = [[cell(value) for value in row] for row in rows]
     if not texts:
         click.echo(empty)
@@ -197,12 +212,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
     prose = next((name for name in ("error", "detail") if name in columns), None)  # takes what the others leave
     if prose is not None:
         widths[columns.index(prose)] = 24
-    if sum(widths) + 3 * (len(widths) - 1) <= console.width:
+    shown = [place for place, width in enumerate(widths) if width]  # not an empty column without a name
+    for name in ("", *spare):
+        shown = [place for place in shown if not name or columns[place] != name]
+        if sum(widths[place] + 3 for place in shown) - 3 > console.width:
+            continue
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for column in columns:
-            table.add_column(column, overflow="fold", no_wrap=column != prose)
+        for place in shown:
+            side: Any = "right" if _are_measures([row[place] for row in rows]) else "left"
+            table.add_column(columns[place], overflow="fold", no_wrap=columns[place] != prose, justify=side)
         for row in texts:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(row[place]) for place in shown))
         console.print(table)
         return
     for row in texts:
@@ -226,9 +246,30 @@ def cell(value: Any) -> str:
     return one_line(str(value))
 
 
+_MEASURE = re.compile(r"[\d.,]+(?: (?:ms|s|min|h|d))?")
+
+
+def _are_measures(values: Sequence[Any]) -> bool:
+    """Numbers, or lengths of time: what is read by its last digit."""
+    said = [cell(value) for value in values if value not in (None, "")]
+    return bool(said) and all(map(_MEASURE.fullmatch, said))
+
+
 def end_of(name: str, width: int = 32) -> str:
     """A long dotted name by its end, which tells more: `…tasks.import_catalogue`."""
     return name if len(name) <= width else f"…{name[-width + 1 :]}"
+
+
+def lasting(seconds: float | None) -> str:
+    """`0.2 s`, `12 s`, `3.5 min`, `4 h`, `9 d`: a length of time as people read it."""
+    if seconds is None:
+        return ""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    if seconds >= 10:
+        return f"{seconds:.0f} s"
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1e3:.0f} ms"
 
 
 def ago(moment: datetime | None) -> str:

@@ -19,6 +19,7 @@ from pgqueue.cli.common import (
     print_table,
 )
 from pgqueue.cli.jobs import print_job
+from pgqueue.cli.watch import watch_option
 from pgqueue.errors import JobNotFound
 from pgqueue.job import DeadReason, State
 
@@ -66,6 +67,7 @@ def filters(function: F) -> F:
 @click.option("--limit", default=50, show_default=True, help="At most so many, newest first.")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
     """List dead jobs with reason and last error, newest first.
@@ -91,6 +93,7 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
 @click.option("--args", "show_args", is_flag=True, help="Show the arguments too.")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
     """Show one dead job with the error and traceback of every attempt.

@@ -9,6 +9,7 @@ import textwrap
 import click
 
 from pgqueue.cli.common import EXIT_FAILED, cell, database_options, json_option, print_json, warn_of_variables
+from pgqueue.cli.watch import watch_option
 from pgqueue.monitor import Finding
 from pgqueue.settings import DEFAULT_SCHEMA, database_url, describe, schema_name
 
@@ -20,6 +21,7 @@ LEVEL = 10  # columns
 @click.option("--quick", is_flag=True, help="Do not compare the schema with the declared one: for frequent probes.")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def doctor(ctx: click.Context, /, everything: bool, quick: bool, as_json: bool) -> None:
     """Say what is wrong with the database under the queue, and how to mend it.

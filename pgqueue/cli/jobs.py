@@ -26,6 +26,7 @@ from pgqueue.cli.common import (
     print_json,
     print_table,
 )
+from pgqueue.cli.watch import watch_option
 from pgqueue.drivers import Steps
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import JobNotFound, OperationError
@@ -88,6 +89,7 @@ def jobs() -> None:
 @click.option("--limit", default=50, show_default=True, help="At most so many, newest first.")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
     """List jobs, newest first.
@@ -123,6 +125,7 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
 @click.option("--args", "show_args", is_flag=True, help="Show arguments and result too.")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
     """Show one job, how far it says it is, and the error of every failed attempt.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pgqueue.cli.common import ago, app_of, database_options, json_option, moment_of, print_json, print_table
+from pgqueue.cli.watch import watch_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +42,7 @@ def queues() -> None:
 @queues.command("list")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def list_queues(ctx: click.Context, /, as_json: bool) -> None:
     """List the queues with a live or dead job, and those that were ever paused.
@@ -114,6 +116,7 @@ def tasks() -> None:
 @tasks.command("list")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def list_tasks(ctx: click.Context, /, as_json: bool) -> None:
     """List the tasks that are paused.

@@ -20,6 +20,7 @@ from pgqueue.cli.common import (
     print_json,
     print_table,
 )
+from pgqueue.cli.watch import watch_option
 from pgqueue.errors import ScheduleNotFound
 from pgqueue.schedule import MISSED, MOST_MISSED, OVERLAP
 from pgqueue.schedules import ScheduleStats
@@ -46,6 +47,7 @@ def schedules() -> None:
 @schedules.command("list")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def list_(ctx: click.Context, /, as_json: bool) -> None:
     """List schedules, by name, with their next tick and what became of the last one.

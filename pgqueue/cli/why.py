@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pgqueue.cli.common import app_of, cell, database_options, json_option, print_json, print_table
+from pgqueue.cli.watch import watch_option
 from pgqueue.errors import JobNotFound
 
 
@@ -12,6 +13,7 @@ from pgqueue.errors import JobNotFound
 @click.argument("job_id", type=int, metavar="JOB")
 @json_option
 @database_options
+@watch_option
 @click.pass_context
 def why(ctx: click.Context, /, job_id: int, as_json: bool) -> None:
     """Say why the job with this id is not running.

@@ -34,7 +34,7 @@ def test_list_shows_dead_jobs_alone_with_reason_and_last_error(on: Run, fill: Fi
     fill("completed")
     fill()
     text = on("dead", "list").stdout
-    lines = [line for line in text.splitlines() if line[:1].isdigit()]
+    lines = [line for line in text.splitlines() if line.lstrip()[:1].isdigit()]
     assert [int(line.split()[0]) for line in lines] == [second, first]
     assert "shop.charge" in lines[1]
     assert "timeout" in lines[1]

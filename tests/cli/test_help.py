@@ -32,7 +32,7 @@ def test_the_commands_are_these() -> None:
         "queues list", "queues pause", "queues resume", "tasks list", "tasks pause", "tasks resume",
         "dead list", "dead show", "dead redrive", "dead purge",
         "schedules list", "schedules add", "schedules pause", "schedules resume", "schedules run", "schedules remove",
-        "schedules preview", "doctor", "demo", "bench", "completion",
+        "schedules preview", "stats", "workers list", "doctor", "demo", "bench", "completion",
     }  # fmt: skip
 
 

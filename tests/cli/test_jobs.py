@@ -96,7 +96,7 @@ STATES = ("dead", "completed", "cancelled", "expired", "running", "blocked", "qu
 
 def listed(text: str) -> list[int]:
     """The ids in a table."""
-    return [int(line.split()[0]) for line in text.splitlines() if line[:1].isdigit()]
+    return [int(line.split()[0]) for line in text.splitlines() if line.lstrip()[:1].isdigit()]
 
 
 def test_list_shows_jobs_in_every_state_newest_first(on: Run, fill: Fill) -> None:
