@@ -827,6 +827,11 @@ def find_workers(sql: Statements) -> Steps[Rows]:
     return (yield Call(sql["find_workers"]))
 
 
+def picture(sql: Statements, seconds: float, most: int) -> Steps[Rows]:
+    """(kind, row as JSON) of everything at once: see stats.picture."""
+    return (yield Call(sql["picture"], {"seconds": seconds, "most": most}))
+
+
 def find_schedules(sql: Statements, names: Sequence[str] | None = None) -> Steps[Rows]:
     """The schedules of these names, or all, by name."""
     return (yield Call(sql["find_schedules"], {"names": None if names is None else list(names)}))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pgqueue import db
@@ -84,3 +87,90 @@ def workers(sql: Statements) -> Steps[list[WorkerStats]]:
     """Every worker that has a row, by host and process."""
     rows = yield from db.find_workers(sql)
     return [replace(WorkerStats(*row), tasks=tuple(row[5]), queues=row[4] and tuple(row[4])) for row in rows]
+
+
+# -- all of it at once ------------------------------------------------------------------------------------------------
+
+
+class Lane(NamedTuple):
+    """A queue in a picture; oldest_age in seconds, None without a due job."""
+
+    queue: str
+    queued: int
+    scheduled: int
+    running: int
+    blocked: int
+    dead: int
+    oldest_age: float | None
+    paused: bool
+
+
+class Hand(NamedTuple):
+    """A worker in a picture; oldest_run and heartbeat_age in seconds. queues: None of one that serves all."""
+
+    id: str
+    host: str
+    pid: int
+    concurrency: int
+    running: int
+    oldest_run: float | None
+    heartbeat_age: float
+    alive: bool
+    stopping: bool
+    queues: list[str] | None
+
+
+class Held(NamedTuple):
+    """A running job in a picture; seconds: for how long it has been."""
+
+    id: int
+    task: str
+    queue: str
+    attempt: int
+    max_attempts: int
+    worker_id: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What was so at one moment (seconds since 1970, by the server's clock), and what ended in the seconds before it.
+
+    completed: jobs, by (queue, worker, second); failed: attempts, by (queue, second). jobs: up to
+    as many as were asked for, the oldest first.
+    """
+
+    at: float
+    since: float
+    queues: list[Lane] = field(default_factory=list)
+    workers: list[Hand] = field(default_factory=list)
+    jobs: list[Held] = field(default_factory=list)
+    completed: dict[tuple[str, str | None, int], int] = field(default_factory=dict)
+    failed: dict[tuple[str, int], int] = field(default_factory=dict)
+
+
+def picture(sql: Statements, seconds: float, most: int) -> Steps[Picture]:
+    """One statement, one snapshot. seconds: how far back what ended is counted; most: running jobs."""
+    return read_picture((yield from db.picture(sql, seconds, most)), seconds)
+
+
+def read_picture(rows: Iterable[tuple[Any, ...]], seconds: float) -> Picture:
+    """The rows of `picture` as a Picture, in an order that does not depend on theirs."""
+    each: dict[str, list[Any]] = {}
+    for kind, row in rows:
+        each.setdefault(kind, []).append(json.loads(row))
+    at = float(each["clock"][0][0])
+    return Picture(
+        at,
+        at - seconds,
+        sorted(Lane(*row) for row in each.get("queue", [])),
+        sorted((Hand(*row) for row in each.get("worker", [])), key=lambda one: (one.host, one.pid, one.id)),
+        [Held._make([*row[:6], _seconds(row[6])]) for row in each.get("job", [])],
+        {(queue, worker, int(second)): count for queue, worker, second, count in each.get("completed", [])},
+        {(queue, int(second)): count for queue, second, count in each.get("failed", [])},
+    )
+
+
+def _seconds(value: Any) -> float | None:
+    """None for what plain SQL made infinite, which JSON has as a word."""
+    return float(value) if isinstance(value, int | float) else None

@@ -7,6 +7,7 @@ worker.py    runs jobs: the supervisor's door; child.py is the process it starts
 jobs.py      enqueue, and looking at jobs
 why.py       why a job is not running
 stats.py     queues, tasks and workers in numbers
+top.py       all of it, live; topview.py: what that draws, and what its keys do
 watch.py     any of that again and again; screen.py: the terminal under it
 doctor.py    is the database under the queue well?
 dead.py      the dead-letter table: look, redrive, purge
@@ -38,6 +39,7 @@ from pgqueue.cli.migrate import migrate
 from pgqueue.cli.queues import queues, tasks
 from pgqueue.cli.schedules import schedules
 from pgqueue.cli.stats import stats, workers
+from pgqueue.cli.top import top
 from pgqueue.cli.why import why
 from pgqueue.cli.worker import worker
 
@@ -68,7 +70,7 @@ def cli() -> None:
 
 for _command in (
     *(migrate, worker, enqueue, jobs, why, dead, queues, tasks, schedules),
-    *(stats, workers, doctor, demo, bench, completion),
+    *(stats, workers, top, doctor, demo, bench, completion),
 ):
     cli.add_command(_command)
 

@@ -32,7 +32,7 @@ def test_the_commands_are_these() -> None:
         "queues list", "queues pause", "queues resume", "tasks list", "tasks pause", "tasks resume",
         "dead list", "dead show", "dead redrive", "dead purge",
         "schedules list", "schedules add", "schedules pause", "schedules resume", "schedules run", "schedules remove",
-        "schedules preview", "stats", "workers list", "doctor", "demo", "bench", "completion",
+        "schedules preview", "stats", "workers list", "top", "doctor", "demo", "bench", "completion",
     }  # fmt: skip
 
 
@@ -60,7 +60,8 @@ def test_every_command_takes_the_database_and_what_prints_data_prints_json(path:
     # One brings its own, the others need none.
     no_database = path in {("demo",), ("completion",), ("schedules", "preview")}
     assert ({"--database-url", "--schema"} <= flags) is not no_database
-    no_data = path in {("demo",), ("completion",)} or path == ("worker",)  # whose lines are a log: --log-format json
+    # A worker's lines are a log: --log-format json; for programs `stats` is what `top` is for people.
+    no_data = path in {("demo",), ("completion",), ("worker",), ("top",)}
     assert ("--json" in flags) is not no_data
 
 
