@@ -24,6 +24,7 @@ options = {
     "version_table": VERSION_TABLE,
     "version_table_schema": schema,
     "transactional_ddl": True,
+    "on_version_apply": config.attributes.get("told"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
 from pgqueue import db
@@ -33,9 +34,15 @@ class DeadFilter(TypedDict, total=False):
 
 
 def redrive(
-    sql: Statements, *, args: Any = None, dry_run: bool = False, **which: Unpack[DeadFilter]
+    sql: Statements,
+    *,
+    args: Any = None,
+    dry_run: bool = False,
+    told: Callable[[int, int], None] | None = None,
+    **which: Unpack[DeadFilter],
 ) -> Steps[list[int]]:
-    """Sends dead jobs back to their queues; their ids. args: new arguments, a dict or a list, for each of them.
+    """Sends dead jobs back to their queues; their ids. args: new arguments, a dict or a list, for each of them. told:
+    called with (how many, of how many) before each batch; nothing is committed before the last.
 
     Atomic: all or none. Twice gives one job. Raises UniqueKeyTaken when a live job holds the unique key of one of them.
     """
@@ -51,17 +58,27 @@ def redrive(
         return ids
     done: list[int] = []
     for start in range(0, len(ids), BATCH):
+        if told is not None:
+            told(start, len(ids))
         done += yield from db.redrive(sql, ids[start : start + BATCH], text)
     return done
 
 
-def purge(sql: Statements, *, dry_run: bool = False, **which: Unpack[DeadFilter]) -> Steps[list[int]]:
-    """Removes jobs from the dead-letter table for good; their ids."""
+def purge(
+    sql: Statements,
+    *,
+    dry_run: bool = False,
+    told: Callable[[int, int], None] | None = None,
+    **which: Unpack[DeadFilter],
+) -> Steps[list[int]]:
+    """Removes jobs from the dead-letter table for good; their ids. told: as of redrive."""
     ids = yield from _find(sql, which)
     if dry_run:
         return ids
     done: list[int] = []
     for start in range(0, len(ids), BATCH):
+        if told is not None:
+            told(start, len(ids))
         done += yield from db.purge(sql, ids[start : start + BATCH])
     return done
 

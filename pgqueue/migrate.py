@@ -70,14 +70,22 @@ class _NotAllowed(SchemaError):
     """The role may not do what the migration does."""
 
 
-def upgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "head") -> None:
-    """Brings `schema` up to `revision`, creating it if need be. Raises SchemaError, or psycopg.OperationalError."""
-    _insist(url, schema, lambda made: command.upgrade(made, revision))
+Told = Callable[[int, int], None]  # how many revisions are done, of how many; anew when it begins anew
 
 
-def downgrade(url: str, schema: str = DEFAULT_SCHEMA, revision: str = "base") -> None:
+def upgrade(
+    url: str, schema: str = DEFAULT_SCHEMA, revision: str = "head", *, told: Told | None = None, steps: int = 0
+) -> None:
+    """Brings `schema` up to `revision`, creating it if need be. Raises SchemaError, or psycopg.OperationalError. told:
+    called after each of the `steps` revisions; nothing is committed before the last."""
+    _insist(url, schema, lambda made: command.upgrade(made, revision), told, steps)
+
+
+def downgrade(
+    url: str, schema: str = DEFAULT_SCHEMA, revision: str = "base", *, told: Told | None = None, steps: int = 0
+) -> None:
     """Takes `schema` back to `revision`; "base" removes every table of pgqueue and the jobs in them."""
-    _insist(url, schema, lambda made: command.downgrade(made, revision))
+    _insist(url, schema, lambda made: command.downgrade(made, revision), told, steps)
 
 
 def drop(url: str, schema: str) -> None:
@@ -86,12 +94,16 @@ def drop(url: str, schema: str) -> None:
         connection.execute(sa.schema.DropSchema(schema_name(schema), cascade=True, if_exists=True))
 
 
-def _insist(url: str, schema: str, act: Callable[[Config], None]) -> None:
+def _insist(url: str, schema: str, act: Callable[[Config], None], told: Told | None = None, steps: int = 0) -> None:
     until = time.monotonic() + PATIENCE
     for tries in count(1):
         try:
             with _connected(url) as connection:
-                _run(config(schema, connection), act)
+                made = config(schema, connection)
+                if told is not None:
+                    told(0, steps)
+                    made.attributes["told"] = _counting(told, steps)
+                _run(made, act)
             return
         except _NotAllowed as error:
             raise _told(_ownership(url, schema), schema, str(error)) from None
@@ -103,6 +115,11 @@ def _insist(url: str, schema: str, act: Callable[[Config], None]) -> None:
             if tries >= 3:
                 raise
             _pause(tries)
+
+
+def _counting(told: Told, steps: int) -> Callable[..., None]:
+    done = count(1)
+    return lambda **_: told(next(done), steps)
 
 
 def _pause(tries: int) -> None:
@@ -130,18 +147,20 @@ def _told(has: db.Ownership, schema: str, said: str) -> MissingRight:
     return MissingRight(one_line(f"the role may not migrate, and nothing was changed: {said}{what}"), said)
 
 
-def to(url: str, schema: str, revision: str) -> None:
-    """`upgrade` or `downgrade`, whichever way `revision` lies from where the schema stands."""
+def to(url: str, schema: str, revision: str, *, told: Told | None = None) -> None:
+    """`upgrade` or `downgrade`, whichever way `revision` lies from where the schema stands. told: called with (how many
+    revisions are done, of how many)."""
+    order = ["base", *revisions()]
+    here = current(url, schema) or "base"
     if revision in ("head", "heads"):
-        upgrade(url, schema)
+        upgrade(url, schema, told=told, steps=len(order) - 1 - (order.index(here) if here in order else 0))
         return
     _known(revision)
-    here = current(url, schema)
-    order = ["base", *revisions()]
-    if here is not None and here in order and order.index(revision) < order.index(here):
-        downgrade(url, schema, revision)
+    steps = order.index(revision) - order.index(here) if here in order else 0
+    if steps < 0:
+        downgrade(url, schema, revision, told=told, steps=-steps)
     elif revision != "base":
-        upgrade(url, schema, revision)
+        upgrade(url, schema, revision, told=told, steps=steps)
 
 
 def script(schema: str = DEFAULT_SCHEMA, revision: str = "head") -> str:

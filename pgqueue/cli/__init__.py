@@ -15,6 +15,7 @@ queues.py    queues and tasks: look, pause, resume
 schedules.py what is enqueued at its time
 demo.py      all of it on a server of its own; demo_tasks.py is the application it plays with
 bench.py     measures the database at hand, in a schema of its own
+progress.py  bars, for what takes long
 completion.py  what a shell needs to complete our commands
 common.py    database options, error lines, tables, JSON
 """

@@ -8,6 +8,7 @@ app.worker() does; `pgqueue worker --processes 2` does more on a machine that ha
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import random
@@ -15,7 +16,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,7 @@ import click
 from pgqueue import db
 from pgqueue.app import PgQueue
 from pgqueue.cli.common import database_options, json_option, print_json, warn_of_variables
+from pgqueue.cli.progress import Tell, progress
 from pgqueue.errors import OperationError
 from pgqueue.settings import database_url, describe
 
@@ -96,9 +98,12 @@ def _measures(app: PgQueue, jobs: int, concurrency: int) -> Iterator[tuple[str, 
     """(name, value, line for the terminal), one after the other."""
     started: list[float] = []
 
+    ran = itertools.count(1)
+
     @app.task(name="pgqueue.bench")
     async def nothing(number: int, note: str) -> None:
-        """Does nothing."""
+        if not (done := next(ran)) % 500:  # a call for each would be measured
+            tell(done, jobs)
 
     @app.task(name="pgqueue.bench_mark")
     async def mark() -> None:
@@ -110,31 +115,42 @@ def _measures(app: PgQueue, jobs: int, concurrency: int) -> Iterator[tuple[str, 
     yield "round_trip_ms", trip, f"a round trip              {trip:10.2f} ms"
 
     singles = min(jobs, 2_000)
-    seconds = _seconds(lambda: [nothing.delay(7, _NOTE) for _ in range(singles)])
+    with progress("enqueue, a commit each") as each:
+        seconds = _seconds(lambda: [nothing.delay(7, _NOTE) for _ in _counted(range(singles), singles, each)])
     rate = singles / seconds
     yield "enqueue_per_s", rate, f"enqueue, a commit each    {rate:10,.0f} jobs/s"
 
     rest = jobs - singles
     if rest:
-        rate = rest / _seconds(lambda: _enqueue_many(app, nothing, rest))
+        with progress("enqueue_many") as many:
+            rate = rest / _seconds(lambda: _enqueue_many(app, nothing, rest, many))
         yield "enqueue_many_per_s", rate, f"enqueue_many              {rate:10,.0f} jobs/s"
 
     worker = app.worker(concurrency=concurrency, drain=True)
-    rate = jobs / _seconds(lambda: asyncio.run(worker.run_async()))
+    with progress("run") as tell:
+        rate = jobs / _seconds(lambda: asyncio.run(worker.run_async()))
     yield "run_per_s", rate, f"run, start of worker in   {rate:10,.0f} jobs/s"
 
-    waits = _pick_ups(app, mark, started, concurrency)
+    with progress("start") as starts:
+        waits = _pick_ups(app, mark, started, concurrency, starts)
     middle, late = statistics.median(waits) * 1e3, waits[math.ceil(0.99 * len(waits)) - 1] * 1e3
     yield "pick_up_ms", middle, f"an idle worker starts one {middle:10.2f} ms (median, from before the enqueue)"
     yield "pick_up_p99_ms", late, f"                          {late:10.2f} ms (99 of 100)"
 
 
-def _enqueue_many(app: PgQueue, task: Any, number: int) -> None:
+def _counted(values: Iterable[int], total: int, tell: Tell) -> Iterator[int]:
+    for done, value in enumerate(values):
+        if not done % 100:
+            tell(done, total)
+        yield value
+
+
+def _enqueue_many(app: PgQueue, task: Any, number: int, tell: Tell) -> None:
     with app.engine.begin() as connection:
-        task.enqueue_many(connection, ((7, _NOTE) for _ in range(number)))
+        task.enqueue_many(connection, ((7, _NOTE) for _ in _counted(range(number), number, tell)))
 
 
-def _pick_ups(app: PgQueue, task: Any, started: list[float], concurrency: int) -> list[float]:
+def _pick_ups(app: PgQueue, task: Any, started: list[float], concurrency: int, tell: Tell) -> list[float]:
     """Seconds from just before an enqueue to the start of the job, sorted."""
     worker = app.worker(concurrency=concurrency)
     thread = threading.Thread(target=lambda: asyncio.run(worker.run_async()), daemon=True)
@@ -150,6 +166,7 @@ def _pick_ups(app: PgQueue, task: Any, started: list[float], concurrency: int) -
                     raise OperationError("the worker does not start a job: is something else using the database up?")
                 time.sleep(0.0002)
             if number >= 0:
+                tell(number, _PICK_UPS)
                 waits.append(started[-1] - began)
     finally:
         worker.stop()

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pgqueue import control
 from pgqueue.cli.common import (
     ago,
     app_of,
@@ -19,6 +20,7 @@ from pgqueue.cli.common import (
     print_table,
 )
 from pgqueue.cli.jobs import print_job
+from pgqueue.cli.progress import progress
 from pgqueue.cli.watch import watch_option
 from pgqueue.errors import JobNotFound
 from pgqueue.job import DeadReason, State
@@ -131,9 +133,10 @@ def redrive(
       pgqueue dead redrive --reason crashed --younger-than 3600 --limit 100
     """
     args = parse_args(new_args, "--args")
-    done = app_of(ctx, "find_dead", "taken", "redrive", "wake").dead.redrive(
-        args=args, dry_run=dry_run, **_which(ids, which)
-    )
+    app = app_of(ctx, "find_dead", "taken", "redrive", "wake")
+    chosen = _which(ids, which)
+    with progress("redriving") as tell:
+        done = app.perform(control.redrive(app.statements, args=args, dry_run=dry_run, told=tell, **chosen))
     _report(done, ids, "would be redriven" if dry_run else "redriven", as_json=as_json)
 
 
@@ -152,7 +155,10 @@ def purge(ctx: click.Context, /, ids: tuple[int, ...], as_json: bool, dry_run: b
       pgqueue dead purge --older-than 604800 --dry-run
       pgqueue dead purge --all
     """
-    done = app_of(ctx, "find_dead", "purge").dead.purge(dry_run=dry_run, **_which(ids, which))
+    app = app_of(ctx, "find_dead", "purge")
+    chosen = _which(ids, which)
+    with progress("removing") as tell:
+        done = app.perform(control.purge(app.statements, dry_run=dry_run, told=tell, **chosen))
     _report(done, ids, "would be removed" if dry_run else "removed", as_json=as_json)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pgqueue.cli.common import cell, database_options, json_option, print_json, warn_of_variables
+from pgqueue.cli.progress import progress
 from pgqueue.compare import Comparison
 from pgqueue.errors import OperationError
 from pgqueue.settings import DEFAULT_SCHEMA, database_url, describe, schema_name
@@ -45,7 +46,8 @@ def migrate(ctx: click.Context, /, revision: str, sql: bool, check: bool, as_jso
         _check(migrations.check(url, schema), schema, f'schema "{schema}" of {describe(url)}', as_json=as_json)
         return
     before = migrations.current(url, schema)
-    migrations.to(url, schema, revision)
+    with progress("migrating") as tell:
+        migrations.to(url, schema, revision, told=tell)
     after = migrations.current(url, schema)
     if as_json:
         print_json({"schema": schema, "from": before or "base", "to": after or "base"})

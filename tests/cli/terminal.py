@@ -1,7 +1,7 @@
 """A terminal with nobody before it: a command runs in it as in anybody's, keys are typed, and what it shows is read.
 
-It understands what `pgqueue.cli.screen` writes, and nothing else: whatever it does not know stays in the text, so that
-a test that reads the screen fails for it.
+It understands what `pgqueue.cli.screen` and a bar of rich write, and nothing else: whatever it does not know stays in
+the text, so that a test that reads the screen fails for it.
 """
 
 from __future__ import annotations
@@ -103,6 +103,10 @@ class Terminal:
                         row, column = saved
                 elif letter == "H":
                     row, column = ([one - 1 for one in values] + [0, 0])[:2]
+                elif letter == "A":
+                    row = max(0, row - (values or [1])[0])
+                elif letter == "K" and values == [2]:
+                    pages[-1][row] = [" "] * self.columns
                 elif letter == "K":
                     if row < self.lines:  # else it was written before the window shrank
                         pages[-1][row][column:] = [" "] * (self.columns - column)
