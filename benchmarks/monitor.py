@@ -15,6 +15,9 @@ from collections.abc import Callable
 import psycopg
 
 from benchmarks.harness import JOBS, ROUNDS, digits, fresh_database, machine, server, settings
+from pgqueue import stats
+from pgqueue.drivers import look
+from pgqueue.sql import statements
 
 SIZES = [int(JOBS)] if JOBS else [50_000, 1_000_000]
 BOUNDS = {50_000: 50.0, 1_000_000: 300.0}  # ms, of queue_stats
@@ -61,19 +64,22 @@ def fill(database: str, jobs: int) -> None:
         connection.execute("vacuum (analyze)")
 
 
-def timed(look: Callable[[], object]) -> float:
+def timed(ask: Callable[[], object]) -> float:
     """Milliseconds that a look takes: the median of LOOKS."""
     taken = []
     for _ in range(LOOKS):
         begun = time.perf_counter()
-        look()
+        ask()
         taken.append((time.perf_counter() - begun) * 1000)
     return statistics.median(taken)
 
 
 def measure(database: str) -> dict[str, float]:
     with psycopg.connect(database, autocommit=True) as connection:
-        return {name: timed(lambda: connection.execute(query).fetchall()) for name, query in QUERIES.items()}  # noqa: B023
+        found = {name: timed(lambda: connection.execute(query).fetchall()) for name, query in QUERIES.items()}  # noqa: B023
+        sql = statements("pgqueue")
+        found["a picture of `pgqueue top`"] = timed(lambda: look(connection, stats.picture(sql, 6.0, 200)))
+        return found
 
 
 def main() -> None:

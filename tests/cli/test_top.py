@@ -130,9 +130,15 @@ def test_a_queue_and_a_worker_are_opened_by_showing_their_jobs(after: Press) -> 
 def test_pictures_that_overlap_count_nothing_twice_and_lose_nothing() -> None:
     """A settle that was under way when the first was taken is told of by the second."""
     rates = Rates()
-    rates.add(Picture(100.5, 40.5, completed={("q", None, 98): 5, ("q", None, 99): 1, ("q", None, 100): 1}))
+    rates.add(Picture(100.5, 40.5, failed={("q", 60): 1, ("q", 99): 2}))  # 99: redriven, so told of no more
+    rates.add(
+        Picture(
+            100.5, 40.5, failed={("q", 60): 1}, completed={("q", None, 98): 5, ("q", None, 99): 1, ("q", None, 100): 1}
+        )
+    )
     rates.add(Picture(101.5, 95.5, completed={("q", None, 98): 5, ("q", None, 99): 7, ("q", None, 100): 3}))
     assert sum(rates.completed.values()) == 15
+    assert rates.failed == {("q", 60): 1}
     assert rates.rate("q") == 1.5
     assert rates.rate("other") == 0
     assert rates.bars(3, "q") == [0, 0, 5]  # 96 to 98; that of 99 to 101 is under way

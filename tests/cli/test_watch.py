@@ -83,6 +83,24 @@ def test_while_the_database_is_away_it_says_so_and_goes_on(
         assert terminal.ended() == 0
 
 
+def test_when_the_database_is_back_the_schema_is_looked_at_again(
+    pgqueue_database: str, app: PgQueue, connection: psycopg.Connection[Any]
+) -> None:
+    """It may have been migrated meanwhile, and a statement of this version do half of what it should."""
+    app.close()
+    cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'pgqueue' and datname = %s"
+    with Terminal(pgqueue_database, "stats", "queues", "--watch", "0.1") as terminal:
+        terminal.until(lambda screen: "no queues" in screen)
+        (version,) = connection.execute("select version_num from pgqueue.alembic_version").fetchone() or ("",)
+        connection.execute("update pgqueue.alembic_version set version_num = '0001'")
+        connection.execute(cut, [connection.info.dbname])
+        terminal.until(lambda screen: "stands at migration 0001" in screen)
+        connection.execute("update pgqueue.alembic_version set version_num = %s", [version])
+        terminal.until(lambda screen: "waiting for" not in screen)
+        terminal.type("q")
+        assert terminal.ended() == 0
+
+
 def test_at_the_start_a_database_that_is_away_is_an_error_as_ever(on: Run) -> None:
     said = on("stats", "--watch", env={"PGQUEUE_DATABASE_URL": "postgresql://u:cAnArY@127.0.0.1:1/shop"}, code=3)
     assert said.stderr.startswith("pgqueue: cannot reach 127.0.0.1:1/shop: ")
