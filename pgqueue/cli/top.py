@@ -169,7 +169,7 @@ class Feed:
                 self.look()
             except _ERRORS as error:
                 message, _ = explain(error, self.app.conninfo)
-                if verb in ("why", "cancel", "retry") and isinstance(error, PgQueueError):
+                if verb != "look" and isinstance(error, PgQueueError):
                     self._answers.put(("said", (message,)))
                 else:
                     self._trouble = f"waiting for the database; this was before: {message}"
@@ -180,8 +180,5 @@ class Feed:
         if verb == "why":
             first, *others = self.app.jobs.why(job)
             return (first.detail, *(f"{one.cause}: {one.detail}" for one in others))
-        if verb == "cancel":
-            done = self.app.jobs.cancel(job)
-            return (f"job {job}: {'cancelled, or told to end' if done else 'has ended already'}",)
-        done = self.app.jobs.retry_now(job)
-        return (f"job {job}: {'due now' if done else 'does not wait for its time'}",)
+        done = self.app.jobs.cancel(job)
+        return (f"job {job}: {'cancelled, or told to end' if done else 'has ended already'}",)

@@ -34,7 +34,7 @@ HELP = (
     "/                 show only rows that contain a text; escape shows all again",
     "p, space          hold the picture, and go on",
     "enter             why a job runs or does not, what a worker or queue holds",
-    "c, r              cancel a running job; run a waiting one now (asked once more)",
+    "c                 cancel a running job (asked once more)",
     "q, Ctrl-C         leave; whatever it shows, it changes nothing by itself",
 )
 
@@ -114,9 +114,9 @@ class View:
 
 
 class Wish(NamedTuple):
-    """What the program is to do: quit; look now; why, cancel, retry of a job."""
+    """What the program is to do: quit; look now; why, cancel of a job."""
 
-    verb: Literal["quit", "look", "why", "cancel", "retry"]
+    verb: Literal["quit", "look", "why", "cancel"]
     job: int = 0
 
 
@@ -265,7 +265,7 @@ def press(view: View, key: str, picture: Picture, rates: Rates) -> tuple[View, W
         return replace(view, held=not view.held), Wish("look") if view.held else None
     if key in ("?", "h"):
         return replace(view, help=True), None
-    if key in ("enter", "c", "r"):
+    if key in ("enter", "c"):
         return _act(view, key, rows[place] if rows else None)
     return view, None
 
@@ -291,7 +291,7 @@ def _act(view: View, key: str, row: Any) -> tuple[View, Wish | None]:
         return replace(view, pane="jobs", filter=name), None
     if key == "enter":
         return view, Wish("why", row.id)
-    return replace(view, asking=Wish("cancel" if key == "c" else "retry", row.id)), None
+    return replace(view, asking=Wish("cancel", row.id)), None
 
 
 # -- lines -------------------------------------------------------------------------------------------------------------
@@ -404,11 +404,10 @@ def _foot(view: View) -> Text:
     if view.typing:
         return Text(f"/{cell(view.filter)}_   enter keeps it, escape drops it", style="bold")
     if view.asking is not None:
-        verb = {"cancel": "cancel", "retry": "run now"}.get(view.asking.verb, view.asking.verb)
-        return Text(f"{verb} job {view.asking.job}? y: yes, any other key: no", style="bold red")
+        return Text(f"{view.asking.verb} job {view.asking.job}? y: yes, any other key: no", style="bold red")
     if view.said:
         return Text(cell(view.said), style="bold")
-    return Text("tab pane  s sort  / filter  p hold  enter open  c cancel  r run now  ? help  q quit", style="dim")
+    return Text("tab pane  s sort  / filter  p hold  enter open  c cancel  ? help  q quit", style="dim")
 
 
 def _fit(text: str, width: int, right: bool) -> str:

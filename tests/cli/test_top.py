@@ -116,7 +116,6 @@ def test_a_job_is_cancelled_only_after_a_yes(rates: Rates, after: Press) -> None
     assert press(asking, "y", PICTURE, rates) == (after("3"), Wish("cancel", 0))
     for other in ("n", "enter", "c", "escape", "q", " "):
         assert press(asking, other, PICTURE, rates) == (after("3"), None)
-    assert press(after("3", "down", "r"), "y", PICTURE, rates)[1] == Wish("retry", 1)
     assert press(after("3", "down"), "enter", PICTURE, rates)[1] == Wish("why", 1)
     assert "running job first" in after("1", "c").said  # and nothing is asked
     assert press(View(pane="jobs"), "c", replace(PICTURE, jobs=[]), rates)[1] is None
