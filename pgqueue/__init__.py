@@ -6,6 +6,7 @@ arguments.py   a call's arguments to JSON and back as annotated
 schedule.py    what is enqueued at its time; ticks.py: when that is; schedules.py: app.schedules
 enqueue.py     the application's side: a job inside the caller's own transaction
 hooks.py       what an application does to its jobs before they are enqueued
+unique.py      when two enqueues are one job; keyed.py: what an enqueue does that finds its key held
 drivers/       run a statement on whatever connection the application hands over, a file a library
 db.py, sql/    every statement: db.py runs them, one function each; sql/ holds them, one file each
 worker/        claim, run, settle, in that order; supervisor.py keeps the processes that do it

@@ -142,6 +142,14 @@ class Signature:
         parameters = self._callable_signature.parameters.values()
         return any(parameter.default is not inspect.Parameter.empty for parameter in parameters)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the arguments of a call; where the annotations cannot be read yet, the context's may be among them."""
+        try:
+            return tuple(self._callable_signature.parameters)
+        except InvalidTask:
+            return tuple(self._signature.parameters)
+
     def check(self) -> None:
         """Raises InvalidTask, a TypeError not to be taken for the call's, when the annotations cannot be read."""
         _ = self._decoder

@@ -39,20 +39,29 @@ def enqueue(sql: Statements, columns: dict[str, Any]) -> Steps[tuple[tuple[Any, 
         # The holder ended between the two statements: the key is free now.
 
 
-def enqueue_many(sql: Statements, columns: dict[str, list[Any]]) -> Steps[list[int] | None]:
-    """The id of each job, or of the live one that holds its unique key, in input order. None: a holder has ended since
-    the insert; the caller takes all of it back and begins anew, for keys are inserted in their order or not at all."""
-    keys = columns["unique_key"]
-    table = psycopg_sql.Identifier(sql.schema, "jobs").as_string(None)
-    rows = yield Call(sql["enqueue_many"], {**columns, "table": table}, notifies=any(columns["wake"]))
-    ids: dict[int, int] = {row[0] - 1: row[1] for row in rows}
-    for place, key in enumerate(keys):
-        if place not in ids:
-            found = yield from holder(sql, key)
-            if found is None:
-                return None
-            ids[place] = found[0]
-    return [ids[place] for place in range(len(keys))]
+Rowed = dict[str, tuple[Any, ...]]  # what a statement says of a job, by its unique key
+
+
+def enqueue_many(sql: Statements, columns: dict[str, list[Any]]) -> Steps[dict[int, int]]:
+    """The ids of the new jobs by their places; none for one whose unique key a live job, or an earlier one, holds."""
+    rows = yield Call(sql["enqueue_many"], columns | {"table": _jobs(sql)}, notifies=any(columns["wake"]))
+    return {row[0] - 1: row[1] for row in rows}
+
+
+def enqueue_queued(sql: Statements, columns: dict[str, list[Any]]) -> Steps[Rowed]:
+    """(id, run_at, created_at) of the new jobs, which hold their keys until their first claim."""
+    rows = yield Call(sql["enqueue_queued"], columns, notifies=any(columns["wake"]))
+    return {row[0]: row[1:4] for row in rows}
+
+
+def enqueue_periods(sql: Statements, columns: dict[str, list[Any]]) -> Steps[Rowed]:
+    """(id, run_at, created_at) of the new jobs, which hold their keys for `unique_for` seconds. No key twice."""
+    rows = yield Call(sql["enqueue_periods"], columns | {"table": _jobs(sql)}, notifies=any(columns["wake"]))
+    return {row[0]: row[1:4] for row in rows}
+
+
+def _jobs(sql: Statements) -> str:
+    return psycopg_sql.Identifier(sql.schema, "jobs").as_string(None)
 
 
 def enqueue_alike(sql: Statements, columns: dict[str, Any]) -> Steps[list[int]]:
@@ -65,6 +74,28 @@ def holder(sql: Statements, unique_key: str) -> Steps[tuple[Any, ...] | None]:
     """The live job that holds a unique key."""
     rows = yield Call(sql["holder"], {"unique_key": unique_key})
     return rows[0] if rows else None
+
+
+def holders(sql: Statements, keys: Sequence[str]) -> Steps[Rowed]:
+    """The live jobs that hold these unique keys, each as holder has it."""
+    return {row[9]: row[:9] for row in (yield Call(sql["holders"], {"keys": sorted(set(keys))}))}
+
+
+def holders_queued(sql: Statements, keys: Sequence[str]) -> Steps[Rowed]:
+    """As holders, of keys that are held until the first claim."""
+    return {row[9]: row[:9] for row in (yield Call(sql["holders_queued"], {"keys": sorted(set(keys))}))}
+
+
+def holders_periods(sql: Statements, keys: Sequence[str]) -> Steps[Rowed]:
+    """As holders, of keys that are held for a period; the jobs may have ended."""
+    return {row[9]: row[:9] for row in (yield Call(sql["holders_periods"], {"keys": sorted(set(keys))}))}
+
+
+def replace(sql: Statements, calls: dict[str, list[Any]]) -> Steps[dict[int, tuple[Any, ...]]]:
+    """Gives queued jobs what later calls say, and returns those that it changed, by id, as holder has them. Of one that
+    is missing the row may be locked: go back to a savepoint."""
+    rows = yield Call(sql["replace"], calls, notifies=any(calls["wake"]))
+    return {row[0]: row[:9] for row in rows}
 
 
 # -- claim --------------------------------------------------------------------------------------------------------
@@ -470,6 +501,11 @@ def surplus(sql: Statements, tasks: list[str], retention: float, limit: int, now
 def prune_finished(sql: Statements, ids: list[int], finished_at: list[datetime]) -> Steps[set[int]]:
     """Removes these finished jobs."""
     return _ids((yield Call(sql["prune_finished"], {"ids": ids, "finished_at": finished_at})))
+
+
+def prune_periods(sql: Statements, limit: int, now: Now = None) -> Steps[int]:
+    """How many keys were removed whose period is over."""
+    return len((yield Call(sql["prune_periods"], {"limit": limit, "now": now})))
 
 
 def prune_dead(sql: Statements, tasks: list[str], limit: int, now: Now = None) -> Steps[set[int]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, overload
 
-from pgqueue import db
+from pgqueue import db, keyed
 from pgqueue.arguments import to_json
 from pgqueue.drivers import NO_TRANSACTION, AsyncConnection, Call, Steps, SyncConnection, perform_either, sqlstate
 from pgqueue.errors import InvalidOption, seconds
@@ -20,6 +20,7 @@ from pgqueue.job import Job, State
 from pgqueue.retry import RetryPolicy
 from pgqueue.settings import BULK_CHARS, BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES, NAME
 from pgqueue.sql import Statements
+from pgqueue.unique import Unique, check_names, check_with_key, key_of
 
 _CENTURY = timedelta(days=36_525)
 _DECADE = timedelta(days=3_653)
@@ -32,9 +33,12 @@ class Options:
     queue: 1 to 128 of A-Z a-z 0-9 _ . : - · priority: -100..100, higher first · delay: seconds from now, or run_at: an
     aware datetime (in the past: now) · max_attempts: 1 and more · retry: this job's own policy · timeout: seconds an
     attempt may run · expires_in: seconds after it is due, within which it must start · unique_key: 1 to 512 characters;
-    while a live job holds it, an enqueue returns that job · tags: up to 32 short texts · meta: a small JSON object ·
-    wake: False enqueues without a NOTIFY, which would forbid to prepare the transaction (two-phase commit); the job is
-    found by the next poll then.
+    while a live job holds it, an enqueue returns that job · unique: True or names of arguments: a key of the task's
+    name and those · unique_until: "finished" or "claimed", or unique_for, seconds from now: how long it is held ·
+    on_conflict: what a call whose key is held does: "keep", "replace", "replace_args", "replace_run_at", "debounce",
+    "raise" · debounce_for: seconds after its created_at, up to which a job is debounced · tags: up to 32 short texts ·
+    meta: a small JSON object · wake: False enqueues without a NOTIFY, which would forbid to prepare the transaction
+    (two-phase commit); the job is found by the next poll then.
     """
 
     queue: str = DEFAULT_QUEUE
@@ -46,6 +50,11 @@ class Options:
     timeout: float | timedelta | None = None
     expires_in: float | timedelta | None = None
     unique_key: str | None = None
+    unique: bool | tuple[str, ...] | list[str] = False
+    unique_until: str = "finished"
+    unique_for: float | timedelta | None = None
+    on_conflict: str = "keep"
+    debounce_for: float | timedelta | None = None
     tags: tuple[str, ...] | list[str] = ()
     meta: Mapping[str, Any] | None = None
     wake: bool = True
@@ -67,6 +76,19 @@ class Options:
             object.__setattr__(self, "expires_in", seconds("expires_in", self.expires_in, least=0.001))
         if self.unique_key is not None:
             key("unique_key", self.unique_key)
+        object.__setattr__(self, "unique", check_names(self.unique))
+        for one in ("unique_for", "debounce_for"):
+            if getattr(self, one) is not None:
+                object.__setattr__(self, one, seconds(one, getattr(self, one), least=0.001))
+        if self.unique and self.unique_key is not None:
+            raise InvalidOption("give either unique, for a key made of arguments, or unique_key, not both")
+        check_with_key(
+            self.has_key,
+            unique_until=self.unique_until,
+            unique_for=self.unique_for,  # type: ignore[arg-type]
+            on_conflict=self.on_conflict,
+            debounce_for=self.debounce_for,  # type: ignore[arg-type]
+        )
         object.__setattr__(self, "tags", _tags(self.tags))
         if self.meta is not None:
             if not isinstance(self.meta, Mapping):
@@ -74,6 +96,11 @@ class Options:
             to_json(self.meta, "meta", MAX_ARGS_BYTES)
         if not isinstance(self.wake, bool):
             raise InvalidOption(f"wake must be True or False, not {type(self.wake).__name__}")
+
+    @property
+    def has_key(self) -> bool:
+        """Whether its jobs are unique, by whichever key."""
+        return self.unique_key is not None or self.unique is not False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +115,32 @@ class NewJob:
         """The same call with other options, the fields of `Options`; for a hook. Raises InvalidOption."""
         if unknown := sorted(set(options) - {one.name for one in fields(Options)}):
             raise InvalidOption(f"a job has no option {unknown[0]!r}; see Options")
-        if "delay" in options and "run_at" not in options:
-            options["run_at"] = None  # the later word counts
-        elif "run_at" in options and "delay" not in options:
-            options["delay"] = 0.0
+        later_word(options, self.options)
         return replace(self, options=replace(self.options, **options))
+
+    @property
+    def by_key(self) -> Unique | None:
+        """What it is unique by; None: nothing. Raises InvalidOption."""
+        options = self.options
+        if not options.has_key:
+            return None
+        key = options.unique_key
+        if key is None:
+            key = key_of(self.task, self.args, None if options.unique is True else options.unique)  # type: ignore[arg-type]
+        return Unique(
+            key,
+            options.unique_until,
+            options.unique_for,  # type: ignore[arg-type]
+            options.on_conflict,
+            options.debounce_for,  # type: ignore[arg-type]
+        )
+
+    def wanted(self) -> keyed.Wanted:
+        """Its row, and what it is unique by, whose key is then the row's."""
+        by, columns = self.by_key, self.columns()
+        if by is not None:
+            columns["unique_key"] = by.key
+        return keyed.Wanted(columns, by)
 
     def columns(self) -> dict[str, Any]:
         """The row as the enqueue statements take it."""
@@ -137,8 +185,13 @@ def enqueue_many(
 
 def enqueue_steps(sql: Statements, new: NewJob) -> Steps[Job]:
     """The steps of `enqueue`."""
-    row, existing = yield from db.enqueue(sql, new.columns())
     options = new.options
+    by, columns = new.by_key, new.columns()
+    if by is None:
+        row, existing = yield from db.enqueue(sql, columns)
+    else:
+        row, existing = yield from keyed.enqueue(sql, columns, by)
+    unique_key = None if by is None else by.key
     if existing:
         id_, task, queue, state, priority, run_at, attempt, max_attempts, created_at = row
         return Job(
@@ -151,10 +204,10 @@ def enqueue_steps(sql: Statements, new: NewJob) -> Steps[Job]:
             attempt=attempt,
             max_attempts=max_attempts,
             created_at=created_at,
-            unique_key=options.unique_key,
+            unique_key=unique_key,
             existing=True,
         )
-    id_, run_at, created_at, _ = row
+    id_, run_at, created_at = row[:3]
     return Job(
         id=id_,
         task=new.task,
@@ -163,7 +216,7 @@ def enqueue_steps(sql: Statements, new: NewJob) -> Steps[Job]:
         run_at=run_at,
         max_attempts=options.max_attempts,
         created_at=created_at,
-        unique_key=options.unique_key,
+        unique_key=unique_key,
         tags=tuple(options.tags),
         meta=None if options.meta is None else dict(options.meta),
     )
@@ -174,7 +227,7 @@ def enqueue_many_steps(sql: Statements, new: Iterable[NewJob], chunk: int = BULK
     batches = _batches(new, chunk)
     ids: list[int] = []
     batch, more = next(batches)
-    if not more and not any(new.options.unique_key for new in batch):
+    if not more and not any(new.options.has_key for new in batch):
         yield from _insert(sql, batch, ids)
         return ids
     # Several statements: a bad job in a later chunk, or an autocommitting connection, must not leave the earlier ones.
@@ -212,25 +265,13 @@ def _insert(sql: Statements, batch: list[NewJob], ids: list[int]) -> Steps[None]
     first = batch[0]
     lines = "\n".join([new.args for new in batch])
     if (
-        first.options.unique_key is None
+        not first.options.has_key
         and all(new.options is first.options and new.task == first.task for new in batch)
         and lines.count("\n") == len(batch) - 1
     ):
         ids.extend((yield from db.enqueue_alike(sql, first.columns() | {"args": lines})))
     else:
-        rows = [new.columns() for new in batch]
-        columns = {column: [row[column] for row in rows] for column in rows[0]}
-        columns["tags"] = [None if tags is None else _array(tags) for tags in columns["tags"]]
-        keyed = any(columns["unique_key"])
-        if keyed:
-            yield Call("savepoint pgqueue_enqueue_chunk")
-        while (done := (yield from db.enqueue_many(sql, columns))) is None:
-            # To insert what is left, while we hold other keys, would be out of order: two batches that did so waited
-            # for each other for ever.
-            yield Call("rollback to savepoint pgqueue_enqueue_chunk")
-        if keyed:
-            yield Call("release savepoint pgqueue_enqueue_chunk")
-        ids.extend(done)
+        ids.extend((yield from keyed.enqueue_many(sql, [new.wanted() for new in batch])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +291,30 @@ def _open_bracket() -> Steps[_Bracket]:
         return _Bracket(undo=("rollback",), keep="commit")
     keep = "release savepoint pgqueue_enqueue_many"
     return _Bracket(undo=("rollback to savepoint pgqueue_enqueue_many", keep), keep=keep)
+
+
+def later_word(options: Any, before: Options) -> None:
+    """Of options that exclude each other the later ones, these, count: a moment and a delay; a key of one kind and one of
+    the other, and what goes with a key goes with it."""
+    if "delay" in options and "run_at" not in options:
+        options["run_at"] = None
+    elif "run_at" in options and "delay" not in options:
+        options["delay"] = 0.0
+    if options.get("unique_key") is not None:
+        options.setdefault("unique", False)
+    elif "unique" in options:
+        options.setdefault("unique_key", None)
+    if "unique_until" in options:
+        options.setdefault("unique_for", None)
+    elif options.get("unique_for") is not None:
+        options.setdefault("unique_until", "finished")
+    if options.get("on_conflict", "debounce") != "debounce":
+        options.setdefault("debounce_for", None)
+    if options.get("unique", before.unique) is False and options.get("unique_key", before.unique_key) is None:
+        options.setdefault("unique_until", "finished")
+        options.setdefault("unique_for", None)
+        options.setdefault("on_conflict", "keep")
+        options.setdefault("debounce_for", None)
 
 
 def name(field: str, value: object) -> str:
@@ -301,8 +366,3 @@ def _tags(value: object) -> tuple[str, ...]:
     for tag in value:
         key("a tag", tag)
     return tuple(value)
-
-
-def _array(values: list[str]) -> str:
-    """A text[] literal; unnest cannot pass arrays of different lengths side by side."""
-    return "{" + ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values) + "}"

@@ -20,7 +20,7 @@
     │   ├── JobNotFound (LookupError)        no such job
     │   ├── ScheduleNotFound (LookupError)   no such schedule
     │   ├── ScheduleTaken (ValueError)       the name is that of a schedule which code declares
-    │   └── UniqueKeyTaken (ValueError)      a live job holds the unique key
+    │   └── UniqueKeyTaken (ValueError)      a job holds the unique key
     ├── SchemaError                          the database has no usable pgqueue schema
     │   └── MissingRight                     or the role may not use it; the message has the GRANT
     └── EmbeddedPostgresError                no embedded server: nothing to run, or it did not start
@@ -120,7 +120,7 @@ class ScheduleTaken(OperationError, ValueError):
 
 
 class UniqueKeyTaken(OperationError, ValueError):
-    """A live job holds the unique key."""
+    """A job holds the unique key: of a redrive, or of an enqueue with on_conflict="raise". Nothing was written."""
 
 
 class SchemaError(PgQueueError):

@@ -90,7 +90,7 @@ class Schedule:
 
 def check_options(options: Options) -> None:
     """Raises InvalidOption for those that a schedule's jobs cannot have."""
-    for one in ("delay", "run_at", "unique_key"):
+    for one in ("delay", "run_at", "unique_key", "unique"):
         if getattr(options, one):
             raise InvalidOption(
                 f"{one} is no option of a schedule's jobs: each is due at its tick, which makes one job"

@@ -11,6 +11,7 @@
     retention       how long ended jobs are kept, for each task that says so
     schedules       what is enqueued at its time, and when that is next
     progress        how far running jobs are, of those that say so
+    unique_periods  keys that are held for a period, whatever becomes of their job
 
 No foreign keys and no columns that grow on `jobs`: it is the hot table. Text with a named CHECK instead of enums, so
 that a state can be added without rewriting a type. Functions and views are in sql/function and sql/view.
@@ -108,6 +109,7 @@ def metadata(schema: str) -> MetaData:
         Column("state", Text, nullable=False, server_default="queued"),
         *_job_columns(),
         Column("cancelling", Text, comment="why it was asked to end while it runs; null: it was not"),
+        Column("queued_key", Text, comment="a unique key that is held until the first claim alone"),
         CheckConstraint("state IN ('queued', 'running', 'blocked')", name="jobs_state"),
         CheckConstraint("(state = 'running') = (worker_id IS NOT NULL)", name="jobs_owner"),
         CheckConstraint("priority BETWEEN -100 AND 100", name="jobs_priority"),
@@ -130,6 +132,13 @@ def metadata(schema: str) -> MetaData:
             postgresql_where=text("state = 'queued' AND crashes > 0"),
         ),
         Index("jobs_unique", "unique_key", unique=True, postgresql_where=text("unique_key IS NOT NULL")),
+        # The first claim counts the fence up, and so takes the row out of this one: no statement gives the key up.
+        Index(
+            "jobs_queued_key",
+            "queued_key",
+            unique=True,
+            postgresql_where=text("queued_key IS NOT NULL AND fence = 0"),
+        ),
         Index(
             "jobs_expiring",
             "expires_at",
@@ -258,6 +267,20 @@ def metadata(schema: str) -> MetaData:
             "keep_dead >= 0 AND keep_dead_for >= 0 AND keep_dead_for < 'Infinity'::double precision",
             name="retention_keep_dead",
         ),
+    )
+
+    Table(
+        "unique_periods",
+        meta,
+        Column("key", Text, primary_key=True),
+        Column("job_id", BigInteger, nullable=False),
+        Column("task", Text, nullable=False),
+        Column("queue", Text, nullable=False),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("statement_timestamp()")),
+        Column("ends_at", DateTime(timezone=True), nullable=False, comment="from then on the key is free"),
+        CheckConstraint("key <> ''", name="unique_periods_key"),
+        CheckConstraint("isfinite(ends_at)", name="unique_periods_ends_at"),
+        Index("unique_periods_over", "ends_at"),
     )
 
     Table(

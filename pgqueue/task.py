@@ -25,6 +25,7 @@ from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
 from pgqueue.schedule import Schedule
 from pgqueue.sql import Statements
+from pgqueue.unique import check_known
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +50,11 @@ class CallOptions(TypedDict, total=False):
     timeout: float | timedelta | None
     expires_in: float | timedelta | None
     unique_key: str | None
+    unique: bool | tuple[str, ...] | list[str]
+    unique_until: str
+    unique_for: float | timedelta | None
+    on_conflict: str
+    debounce_for: float | timedelta | None
     tags: tuple[str, ...] | list[str]
     meta: Mapping[str, Any] | None
     wake: bool
@@ -210,11 +216,10 @@ class Task(Generic[P, R]):
         _refuse_unknown("options", options, _OPTION_NAMES)
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        if "delay" in options and "run_at" not in options:
-            options["run_at"] = None  # the later word counts
-        elif "run_at" in options and "delay" not in options:
-            options["delay"] = 0.0
+        enqueueing.later_word(options, self._options)
         other._options = replace(self._options, **options)
+        if "unique" in options:
+            check_known(other._options.unique, self.signature.names, self.name)
         if other._options.retry is not None:
             other._options.retry.to_json()  # refuse here what cannot travel
         return other
@@ -282,6 +287,8 @@ def make(
     retention = Retention(keep, keep_for, keep_dead, keep_dead_for).over(home.kept)
     declared = _schedules(cron, every, timezone, schedules)
     checked = Options(timeout=timeout, **options)  # type: ignore[arg-type]
+    if declared and checked.has_key:
+        raise InvalidOption("a task with a schedule cannot be unique, as each tick makes one job: see overlap= of it")
     made: Task[Any, Any] = Task(
         home,
         function,
@@ -298,6 +305,7 @@ def make(
         if made.timeout is not None and made.hard_timeout < made.timeout:
             raise InvalidOption(f"hard_timeout must not be shorter than timeout, {made.timeout:g} s")
     made.run_in = _place(run_in, made)
+    check_known(checked.unique, made.signature.names, made.name)
     return made
 
 

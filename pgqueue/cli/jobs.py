@@ -33,6 +33,7 @@ from pgqueue.errors import JobNotFound, OperationError
 from pgqueue.job import Job, Progress, State
 from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 from pgqueue.steering import WHY, LiveFilter
+from pgqueue.unique import CLAIMED, FINISHED, PERIOD, Unique
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,11 +46,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--delay", default=0.0, help="Seconds until it is due.")
 @click.option("--max-attempts", default=DEFAULT_MAX_ATTEMPTS, show_default=True, help="Runs before it is dead.")
 @click.option("--unique-key", help="While a live job holds this key, that job is returned.")
+@click.option("--unique", is_flag=True, help="The key is made of TASK and its arguments.")
+@click.option("--unique-by", multiple=True, metavar="NAME", help="As --unique, of this argument alone; repeatable.")
+@click.option("--unique-until", default="finished", help="finished (default) or claimed: how long a job holds it.")
+@click.option(
+    "--unique-for", type=float, help="Seconds for which the key is held, instead, whatever becomes of the job."
+)
+@click.option("--on-conflict", default="keep", help="keep, replace, replace_args, replace_run_at, debounce or raise.")
+@click.option("--debounce-for", type=float, help="Seconds from its creation, up to which debounce moves a job.")
 @click.option("--expires-in", type=float, help="Seconds after it is due, within which it must start.")
 @json_option
 @database_options
 @click.pass_context
-def enqueue(ctx: click.Context, /, task: str, args: str, as_json: bool, **options: Any) -> None:
+def enqueue(
+    ctx: click.Context, /, task: str, args: str, as_json: bool, unique: bool, unique_by: tuple[str, ...], **options: Any
+) -> None:
     """Enqueue one job of TASK with JSON arguments: an object of named ones, or an array of positional ones.
 
     TASK is the name that the worker knows: MODULE.FUNCTION, or what `name=` says.
@@ -60,13 +71,32 @@ def enqueue(ctx: click.Context, /, task: str, args: str, as_json: bool, **option
       pgqueue enqueue shop.tasks.send '[7]' --delay 60 --queue email
       pgqueue enqueue shop.tasks.charge '{"order_id": 7}' --unique-key charge:7 --json
     """
-    app = app_of(ctx, "enqueue", "holder")
+    if unique and unique_by:
+        raise click.UsageError("give either --unique, for all arguments, or --unique-by NAME, not both")
     text = to_json(parse_args(args, "JSON"), "args", MAX_ARGS_BYTES)
-    job = app.enqueue_alone(NewJob(enqueueing.name("task", task), text, Options(**options)))
+    new = NewJob(enqueueing.name("task", task), text, Options(unique=unique_by or unique, **options))
+    app = app_of(ctx, *_statements(new.by_key))
+    job = app.enqueue_alone(new)
     if as_json:
         print_json({"id": job.id, "existing": job.existing})
     else:
-        click.echo(f"job {job.id}: {'a live job holds this key already' if job.existing else 'enqueued'}")
+        click.echo(f"job {job.id}: {_said(job, new.options.on_conflict) if job.existing else 'enqueued'}")
+
+
+def _statements(by: Unique | None) -> tuple[str, ...]:
+    """Those that an enqueue may run."""
+    insert = {CLAIMED: ("enqueue_queued", "holders_queued"), PERIOD: ("enqueue_periods", "holders_periods")}
+    scope = FINISHED if by is None else by.scope
+    changes = by is not None and (by.replaces_args or by.moved is not None)
+    return (*insert.get(scope, ("enqueue", "holder")), *(("replace",) if changes else ()))
+
+
+def _said(job: Job, on_conflict: str) -> str:
+    """What became of a call whose key is held."""
+    if on_conflict == "keep" or job.state is not State.QUEUED:
+        live = job.state in (State.QUEUED, State.BLOCKED, State.RUNNING)
+        return f"{'a live' if live else 'an ended'} job holds this key already"
+    return "holds this key already, and was changed"
 
 
 @click.group()

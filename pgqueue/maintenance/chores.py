@@ -16,7 +16,7 @@ from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.maintenance import tick
 from pgqueue.maintenance.expire import expire, tell_expired
-from pgqueue.maintenance.prune import prune, prune_jobs, prune_progress, retain
+from pgqueue.maintenance.prune import prune, prune_jobs, prune_periods, prune_progress, retain
 from pgqueue.maintenance.rescue import sweep, tell
 from pgqueue.retention import Retention
 from pgqueue.settings import WorkerSettings
@@ -71,6 +71,7 @@ def chores(
                 if time.monotonic() >= next_prune:
                     next_prune = time.monotonic() + PRUNE_EVERY
                     await link.perform(prune(sql, retention))
+                    await link.perform(prune_periods(sql))
                     more = True
                 if more:
                     more = await link.perform(prune_progress(sql))

@@ -44,6 +44,12 @@ def prune_progress(sql: Statements) -> Steps[bool]:
     return len(gone) >= PROGRESS_CHUNK
 
 
+def prune_periods(sql: Statements) -> Steps[None]:
+    """Removes keys that were held for a period which is over."""
+    while (yield from db.prune_periods(sql, CHUNK)) == CHUNK:
+        pass
+
+
 def retain(sql: Statements, policies: Mapping[str, Retention]) -> Steps[None]:
     """Writes down what a worker's tasks keep; the last one that starts counts, and a change is said aloud."""
     for task in (yield from db.retain(sql, policies)):

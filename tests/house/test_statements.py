@@ -104,7 +104,13 @@ ELSEWHERE += [
     "enqueue",
     "enqueue_many",
     "enqueue_alike",
+    "enqueue_queued",
+    "enqueue_periods",
     "holder",
+    "holders",
+    "holders_queued",
+    "holders_periods",
+    "replace",
     "cancel",
     "retry_now",
     "redrive",
@@ -121,8 +127,8 @@ ELSEWHERE += [
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_statement_on_other_peoples_connections_names_the_servers_functions_in_full(name: str) -> None:
-    syntax = {"any", "array", "coalesce", "extract", "greatest", "in", "values"}
-    if name in ("enqueue_many", "missing_rights"):
+    syntax = {"any", "array", "coalesce", "extract", "greatest", "in", "least", "values"}
+    if name in ("enqueue_many", "enqueue_queued", "enqueue_periods", "replace", "missing_rights"):
         syntax |= {"unnest"}  # of several arrays, for which the parser takes the server's own
     assert set(re.findall(r"(?<![\w.%}])([a-z_0-9]+)\(", statements("s")[name])) <= syntax
 
@@ -154,12 +160,17 @@ ALLOWED = {
         "savepoint pgqueue_enqueue_many",
         "rollback to savepoint pgqueue_enqueue_many",
         "release savepoint pgqueue_enqueue_many",
-        "savepoint pgqueue_enqueue_chunk",
-        "rollback to savepoint pgqueue_enqueue_chunk",
-        "release savepoint pgqueue_enqueue_chunk",
         "begin",
         "commit",
         "rollback",
+    },
+    "keyed.py": {
+        "savepoint pgqueue_enqueue_chunk",
+        "rollback to savepoint pgqueue_enqueue_chunk",
+        "release savepoint pgqueue_enqueue_chunk",
+        "savepoint pgqueue_replace",
+        "rollback to savepoint pgqueue_replace",
+        "release savepoint pgqueue_replace",
     },
     "sql/__init__.py": {"explain {}"},
     "compare.py": {"alter table {} set ({})", "alter view {} set (security_invoker = true)"},  # temporary ones

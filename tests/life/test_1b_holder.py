@@ -145,7 +145,7 @@ def test_a_batch_that_finds_a_holder_gone_begins_anew_and_does_not_insert_its_ke
             return found
 
         def until_the_look_up(call: Call) -> Rows:
-            if call.text == app.statements["holder"] and not second:
+            if call.text == app.statements["holders"] and not second:
                 run(connection, db.cancel(app.statements, [holder], "gone"))
                 second.append(threads.submit(enqueue_and_commit))
                 eventually(lambda: connection.execute(waits, [other.info.backend_pid]).fetchone() == (True,))

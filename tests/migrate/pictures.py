@@ -1,4 +1,6 @@
-"""A schema as a list of lines, to be compared: what pg_dump would say, without running it."""
+"""A schema as a list of lines, to be compared: what pg_dump would say, without running it.
+
+Columns are counted as they stand: one that was dropped leaves a number that nobody sees."""
 
 from __future__ import annotations
 

@@ -344,7 +344,7 @@ def test_of_delay_and_run_at_the_later_word_counts(app: PgQueue) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"qeue": "x"}, "options() takes no option 'qeue'; it takes delay, expires_in, "),
+        ({"qeue": "x"}, "options() takes no option 'qeue'; it takes debounce_for, delay, expires_in, "),
         ({"run_at": datetime(2030, 1, 1)}, "run_at must have a time zone"),
         ({"run_at": "tomorrow"}, "run_at must be a datetime"),
         ({"run_at": datetime(1, 1, 1, tzinfo=UTC)}, "run_at must lie within"),

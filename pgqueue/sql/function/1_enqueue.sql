@@ -1,7 +1,9 @@
 -- enqueue(...): the public way to enqueue from SQL, in the caller's own transaction. Null options mean the general
 -- defaults: a task's own are known to Python only. An array in args is positional, an object named arguments.
--- With a unique_key that a live job holds, the id of that job comes back. wake false: no NOTIFY, with which a transaction
--- cannot be prepared. Raises PQ001: a value that cannot be a job's; PQ003: the transaction cannot write.
+-- With a unique_key that a live job holds, the id of that job comes back. unique: names of arguments that make the key, '{*}'
+-- for all of them; unique_until, unique_for and debounce_for (seconds), on_conflict: as in Python. wake false: no NOTIFY, with
+-- which a transaction cannot be prepared. Raises PQ001: a value that cannot be a job's; PQ002: on_conflict is raise, and the
+-- key is held; PQ003: the transaction cannot write.
 -- Its rights are looked at first, which takes 0.3 us: the server would name a table, and no right.
 create function {schema}.enqueue(
     task text,
@@ -15,7 +17,12 @@ create function {schema}.enqueue(
     timeout double precision default null,
     tags text[] default null,
     meta jsonb default null,
-    wake boolean default null
+    wake boolean default null,
+    "unique" text[] default null,
+    unique_until text default null,
+    unique_for double precision default null,
+    on_conflict text default null,
+    debounce_for double precision default null
 ) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -28,6 +35,11 @@ declare
     size integer;
     due timestamptz := greatest(enqueue.run_at, statement_timestamp());
     lane text := coalesce(enqueue.queue, 'default');
+    named text := enqueue.unique_key;
+    until text := coalesce(enqueue.unique_until, 'finished');
+    conflict text := coalesce(enqueue.on_conflict, 'keep');
+    held_state text;
+    held_job record;
 begin
     if current_setting('transaction_read_only') = 'on' then
         raise exception '%', case
@@ -114,6 +126,62 @@ begin
         raise exception 'unique_key must be 1 to 512 characters, not only spaces'
             using errcode = 'PQ001', hint = 'Leave it NULL for a job without one.';
     end if;
+    if enqueue.unique is not null then
+        if named is not null then
+            raise exception 'unique and unique_key are both given'
+                using errcode = 'PQ001', hint = 'Pass unique for a key made of arguments, or unique_key.';
+        end if;
+        if cardinality(enqueue.unique) not between 1 and 32 or array_ndims(enqueue.unique) > 1
+            or array_position(enqueue.unique, null) is not null then
+            raise exception 'unique must be 1 to 32 names of arguments'
+                using errcode = 'PQ001', hint = 'For all arguments pass ''{*}''.';
+        end if;
+        if jsonb_typeof(enqueue.args) <> 'object' then -- an array's names only the task knows
+            raise exception 'unique goes by the names of arguments, so args must be a JSON object of named ones'
+                using errcode = 'PQ001', hint = 'Pass unique_key for a key of your own.';
+        end if;
+        named := enqueue.task || '#' || left(encode(sha256(convert_to(case
+            when enqueue.unique = '{*}' then enqueue.args
+            else (
+                select coalesce(jsonb_object_agg(name, enqueue.args -> name), '{}')
+                from unnest(enqueue.unique) as name
+                where enqueue.args ? name
+            )
+        end::text, 'UTF8')), 'hex'), 32);
+    end if;
+    if until not in ('finished', 'claimed') then
+        raise exception 'unique_until must be finished or claimed, not %', left(until, 40)
+            using errcode = 'PQ001', hint = 'Leave it NULL for finished.';
+    end if;
+    if not (enqueue.unique_for >= 0.001 and enqueue.unique_for <= 316224000) then
+        raise exception 'unique_for must be between 0.001 and 316224000 seconds'
+            using errcode = 'PQ001', hint = 'Leave it NULL for a key that is held until the job has ended.';
+    end if;
+    if enqueue.unique_for is not null and until <> 'finished' then
+        raise exception 'unique_for and unique_until are both given'
+            using errcode = 'PQ001', hint = 'Pass unique_for for a period from now, or unique_until.';
+    end if;
+    if conflict not in ('keep', 'replace', 'replace_args', 'replace_run_at', 'debounce', 'raise') then
+        raise exception 'on_conflict must be keep, replace, replace_args, replace_run_at, debounce or raise, not %',
+            left(conflict, 40)
+            using errcode = 'PQ001', hint = 'Leave it NULL for keep.';
+    end if;
+    if not (enqueue.debounce_for >= 0.001 and enqueue.debounce_for <= 316224000) then
+        raise exception 'debounce_for must be between 0.001 and 316224000 seconds'
+            using errcode = 'PQ001', hint = 'Leave it NULL for a job that may be debounced for ever.';
+    end if;
+    if enqueue.debounce_for is not null and conflict <> 'debounce' then
+        raise exception 'debounce_for goes with on_conflict => ''debounce'' alone'
+            using errcode = 'PQ001', hint = 'Leave it NULL.';
+    end if;
+    if named is null and (enqueue.unique_for is not null or until <> 'finished' or conflict <> 'keep') then
+        raise exception '% needs a key', case
+                when enqueue.unique_for is not null then 'unique_for'
+                when until <> 'finished' then 'unique_until'
+                else 'on_conflict'
+            end
+            using errcode = 'PQ001', hint = 'Pass unique => ''{*}'', unique => names of arguments, or unique_key.';
+    end if;
     if not has_any_column_privilege({regclass:jobs}, 'INSERT')
         or not has_any_column_privilege({regclass:jobs}, 'SELECT') then
         raise exception 'permission denied for table jobs: role % may not enqueue', current_user
@@ -125,20 +193,109 @@ begin
             using errcode = 'insufficient_privilege',
             hint = format('GRANT SELECT ON %s TO %I', {regclass:sleepers}, current_user);
     end if;
+    if enqueue.unique_for is not null and not (
+        has_any_column_privilege({regclass:unique_periods}, 'SELECT')
+        and has_any_column_privilege({regclass:unique_periods}, 'INSERT')
+        and has_any_column_privilege({regclass:unique_periods}, 'UPDATE')
+    ) then
+        raise exception 'permission denied for table unique_periods: role % may not enqueue for a period', current_user
+            using errcode = 'insufficient_privilege',
+            hint = format('GRANT SELECT, INSERT, UPDATE ON %s TO %I', {regclass:unique_periods}, current_user);
+    end if;
+    if conflict like 'replace%' or conflict = 'debounce' then
+        if not has_any_column_privilege({regclass:jobs}, 'UPDATE') then
+            raise exception 'permission denied for table jobs: role % may not replace', current_user
+                using errcode = 'insufficient_privilege',
+                hint = format('GRANT UPDATE (args, run_at, expires_at) ON %s TO %I', {regclass:jobs}, current_user);
+        end if;
+    end if;
     loop
-        insert into {schema}.jobs as job
-            (task, args, queue, priority, run_at, max_attempts, unique_key, expires_at, timeout, tags, meta)
-        values (
-            enqueue.task, enqueue.args, lane, coalesce(enqueue.priority, 0), due, coalesce(enqueue.max_attempts, 4),
-            enqueue.unique_key, enqueue.expires_at, enqueue.timeout, enqueue.tags, enqueue.meta
-        )
-        on conflict (unique_key) where unique_key is not null do nothing
-        returning job.id into job_id;
-        exit when found;
-        select job.id into job_id from {schema}.jobs as job where job.unique_key = enqueue.unique_key;
-        if found then
+        job_id := null;
+        held_state := null;
+        if enqueue.unique_for is not null then
+            -- Asked first: an insert that meets the key would lock it until the caller commits.
+            select held.job_id, coalesce(job.state, 'gone') into job_id, held_state
+            from {schema}.unique_periods as held
+            left join {schema}.jobs as job on job.id = held.job_id
+            where held.key = named and held.ends_at > statement_timestamp();
+            if not found then
+                insert into {schema}.unique_periods as held (key, job_id, task, queue, ends_at)
+                values (
+                    named, nextval(pg_get_serial_sequence({regclass:jobs}::text, 'id')::regclass), enqueue.task, lane,
+                    statement_timestamp() + enqueue.unique_for * interval '1 second'
+                )
+                on conflict on constraint unique_periods_pkey do update
+                set job_id = excluded.job_id, task = excluded.task, queue = excluded.queue,
+                    created_at = excluded.created_at, ends_at = excluded.ends_at
+                where held.ends_at <= statement_timestamp()
+                returning held.job_id into job_id;
+                continue when not found;
+                insert into {schema}.jobs
+                    (id, task, args, queue, priority, run_at, max_attempts, expires_at, timeout, tags, meta)
+                values (
+                    job_id, enqueue.task, enqueue.args, lane, coalesce(enqueue.priority, 0), due,
+                    coalesce(enqueue.max_attempts, 4), enqueue.expires_at, enqueue.timeout, enqueue.tags, enqueue.meta
+                );
+                exit;
+            end if;
+        elsif until = 'claimed' then
+            insert into {schema}.jobs as job
+                (task, args, queue, priority, run_at, max_attempts, queued_key, expires_at, timeout, tags, meta)
+            values (
+                enqueue.task, enqueue.args, lane, coalesce(enqueue.priority, 0), due, coalesce(enqueue.max_attempts, 4),
+                named, enqueue.expires_at, enqueue.timeout, enqueue.tags, enqueue.meta
+            )
+            on conflict (queued_key) where queued_key is not null and fence = 0 do nothing
+            returning job.id into job_id;
+            exit when found;
+            select job.id, job.state into job_id, held_state
+            from {schema}.jobs as job
+            where job.queued_key = named and job.fence = 0;
+        else
+            insert into {schema}.jobs as job
+                (task, args, queue, priority, run_at, max_attempts, unique_key, expires_at, timeout, tags, meta)
+            values (
+                enqueue.task, enqueue.args, lane, coalesce(enqueue.priority, 0), due, coalesce(enqueue.max_attempts, 4),
+                named, enqueue.expires_at, enqueue.timeout, enqueue.tags, enqueue.meta
+            )
+            on conflict (unique_key) where unique_key is not null do nothing
+            returning job.id into job_id;
+            exit when found;
+            select job.id, job.state into job_id, held_state from {schema}.jobs as job where job.unique_key = named;
+        end if;
+        continue when held_state is null;
+        if conflict = 'raise' then
+            raise exception 'job % holds the unique key', job_id
+                using errcode = 'PQ002', hint = 'Wait for it to let go of it, cancel it, or pass another on_conflict.';
+        end if;
+        if conflict = 'keep' or held_state <> 'queued' then
             return job_id;
         end if;
+        begin -- a savepoint: of one that is claimed at this instant the row is locked, and its settle would wait for us
+            select job.queue, job.run_at, job.created_at into held_job
+            from {schema}.jobs as job
+            where job.id = job_id
+                and case job.state when 'queued' then job.queued_key is null or job.fence = 0 else false end
+            for update;
+            if not found then
+                raise exception using errcode = 'PQ000';
+            end if;
+        exception when sqlstate 'PQ000' then
+            continue;
+        end;
+        lane := held_job.queue;
+        due := case conflict
+            when 'replace_args' then held_job.run_at
+            when 'debounce' then greatest(
+                held_job.run_at, least(due, held_job.created_at + enqueue.debounce_for * interval '1 second')
+            )
+            else due
+        end;
+        update {schema}.jobs as job
+        set args = case conflict when 'replace_run_at' then job.args else enqueue.args end,
+            run_at = due, expires_at = job.expires_at + (due - job.run_at)
+        where job.id = job_id; -- locked above
+        exit;
     end loop;
     if enqueue.wake is false then
         return job_id;
