@@ -294,7 +294,7 @@ def _open_bracket() -> Steps[_Bracket]:
 
 
 def later_word(options: Any, before: Options) -> None:
-    """Of options that exclude each other the later ones, these, count: a moment and a delay; a key of one kind and one of
+    """Of options that exclude each other the later ones, these, count: run_at and delay; a key of one kind and one of
     the other, and what goes with a key goes with it."""
     if "delay" in options and "run_at" not in options:
         options["run_at"] = None

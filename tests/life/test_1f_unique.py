@@ -392,6 +392,7 @@ def test_no_two_sessions_deadlock_and_no_key_leaks_whatever_they_do_at_once(
                             run(mine, db.dead_letter(*mine_, ["never"], ["no"], [None]))
                         case _:
                             run(mine, db.retry(*mine_, [0.0], ["no"], [None]))
+                    run(mine, db.cancel_asked(*mine_))  # one that was cancelled while it ran ends so, and no other way
                 live = [row[0] for row in mine.execute("select id from pgqueue.jobs where state = 'queued' limit 3")]
                 run(mine, db.cancel(app.statements, live[:1], "no"))
                 for (dead,) in mine.execute("select id from pgqueue.dead_jobs limit 2").fetchall():
