@@ -362,15 +362,17 @@ def progress(
     fences: list[int],
     fractions: list[float],
     notes: list[str | None],
+    said: list[int],
     now: Now = None,
 ) -> Steps[set[int]]:
-    """Writes down how far these jobs are; those that are still ours."""
+    """Writes down how far these jobs are; those that are still ours. said: what orders the words of one claim."""
     params = {
         "worker_id": worker_id,
         "ids": ids,
         "fences": fences,
         "fractions": fractions,
         "notes": notes,
+        "said": said,
         "now": now,
     }
     return _ids((yield Call(sql["progress"], params)))

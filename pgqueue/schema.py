@@ -354,6 +354,7 @@ def metadata(schema: str) -> MetaData:
         Column("fraction", Float, nullable=False, comment="0 to 1"),
         Column("note", Text, comment="the job's own words"),
         Column("at", DateTime(timezone=True), nullable=False, comment="when it was written"),
+        Column("said", BigInteger, nullable=False, server_default=text("0"), comment="orders the words of one claim"),
         CheckConstraint("fraction BETWEEN 0 AND 1", name="progress_fraction"),
     )
     return meta

@@ -8,7 +8,7 @@ worker is gone the channel closes, the lifespans are closed, and this ends.
     worker -> process   {"setup": {path, main, conninfo, schema, lease, patience, level}} · {"run": {task, module,
                         function, app, wants, claim, worker_id, soft}} · {"cancel": why} · {"interrupt": true} ·
                         {"lost": [id, fence]}
-    process -> worker   {"started": true} · {"log": {...}} · {"progress": [fraction, note]} · {"ended": kind, ...}
+    process -> worker   {"started": true} · {"log": {...}} · {"progress": [fraction, note, said]} · {"ended": kind, ...}
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Jobs:
 
     def _report(self) -> None:
         for mark in self._marks.take(()):
-            self.send(progress=[mark.fraction, mark.note])
+            self.send(progress=[mark.fraction, mark.note, mark.said])
 
     def _end_soon(self) -> None:
         self._ends = True
@@ -220,7 +220,7 @@ class Jobs:
     def _ended(self, run: Run, end: End) -> None:
         self.run = None
         if (last := self._marks.pop(run.attempt.claim.id)) is not None:
-            self.send(progress=[last.fraction, last.note])
+            self.send(progress=[last.fraction, last.note, last.said])
         try:
             message = _as_message(end)
         except BaseException as error:  # a Steer with a broken __str__, say

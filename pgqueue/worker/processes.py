@@ -326,9 +326,9 @@ class ProcessRun:
             match message:
                 case {"log": _}:
                     _log(message)
-                case {"progress": [float(fraction), note]}:
+                case {"progress": [float(fraction), note, int(said)]}:
                     claim = self.attempt.claim
-                    mark = Mark(claim.id, claim.fence, fraction, note, Taken(process, claim))
+                    mark = Mark(claim.id, claim.fence, fraction, note, said, Taken(process, claim))
                     self._processes.marks.put(mark, asyncio.get_running_loop())
                 case {"started": True}:
                     self._begun()

@@ -23,12 +23,14 @@ EVERY = 1.0  # seconds between two writes
 
 
 class Mark(NamedTuple):
-    """What a job said. told: set when its claim turns out to be lost, as ctx.cancelled shows."""
+    """What a job said. said: when, by a clock that all processes of a machine share. told: set when its claim turns out
+    to be lost, as ctx.cancelled shows."""
 
     job_id: int
     fence: int
     fraction: float
     note: str | None
+    said: int
     told: threading.Event
 
 
@@ -91,7 +93,8 @@ def write(sql: Statements, worker_id: UUID, marks: list[Mark]) -> Steps[None]:
     """Writes them down; a job that was taken from this worker is told so, and nothing of it is written."""
     ids, fences = [mark.job_id for mark in marks], [mark.fence for mark in marks]
     fractions, notes = [mark.fraction for mark in marks], [mark.note for mark in marks]
-    held = yield from db.progress(sql, worker_id, ids, fences, fractions, notes)
+    said = [mark.said for mark in marks]
+    held = yield from db.progress(sql, worker_id, ids, fences, fractions, notes, said)
     for mark in marks:
         if mark.job_id not in held:
             mark.told.set()

@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import (
@@ -396,7 +397,7 @@ class Fenced:
     def progress(self, fraction: float, note: str | None) -> None:
         if self.stage in ("none", "open"):  # what a thread of the job's says after its end is nobody's business
             claim = self._attempt.claim
-            self._marks.put(Mark(claim.id, claim.fence, fraction, note, self._told), self.loop)
+            self._marks.put(Mark(claim.id, claim.fence, fraction, note, time.monotonic_ns(), self._told), self.loop)
 
     def over(self) -> Stage:
         """The run has ended: how its transaction did. One that is still open is cut off; the server rolls it back."""

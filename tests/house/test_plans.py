@@ -66,7 +66,7 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "give_back": ({**EACH, "delays": [1.0] * 20}, {"jobs_pkey"}),
     "crash": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
     "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
-    "progress": ({**EACH, "fractions": [0.5] * 20, "notes": TEXTS}, {"jobs_pkey"}),
+    "progress": ({**EACH, "fractions": [0.5] * 20, "notes": TEXTS, "said": [1] * 20}, {"jobs_pkey"}),
     "cancel_asked": (
         {"worker_id": WORKER, "ids": IDS, "fences": [1] * 20, "now": None},
         {"jobs_cancelling", "jobs_pkey"},

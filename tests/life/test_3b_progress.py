@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -137,7 +138,7 @@ def test_a_worker_that_lost_a_job_writes_nothing_of_it_and_the_job_is_told(app: 
         other = worker_row(app, connection, tasks=["other"])
         take = "update pgqueue.jobs set worker_id = %s, fence = fence + 1 where id = %s returning fence"
         (fence,) = connection.execute(take, [other, job.id]).fetchone() or (0,)
-        assert run(connection, db.progress(app.statements, other, [job.id], [fence], [0.05], ["the other's"])) == {
+        assert run(connection, db.progress(app.statements, other, [job.id], [fence], [0.05], ["the other's"], [1])) == {
             job.id
         }
         go.set()
@@ -156,8 +157,30 @@ def test_an_older_claim_that_was_in_time_does_not_write_over_a_newer_ones_word(a
         "values (%s, %s, 2, 0.5, 'newer', now())",
         [job, fence + 1],
     )
-    run(connection, db.progress(app.statements, worker, [job], [fence], [0.7], ["older"]))
+    run(connection, db.progress(app.statements, worker, [job], [fence], [0.7], ["older"], [9]))
     assert said(connection, job) == (0.5, "newer", 2)
+
+
+def test_a_word_that_was_under_way_does_not_write_over_the_one_of_the_jobs_own_transaction(
+    app: PgQueue, connection: Look
+) -> None:
+    """Sent before the job's transaction commits, it waits there for that row, and would go on after it."""
+    job = job_in(app, connection, "running")
+    query = "select worker_id, fence from pgqueue.jobs where id = %s"
+    worker, fence = connection.execute(query, [job]).fetchone() or (uuid4(), 0)
+    waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    with (
+        psycopg.connect(app.conninfo) as own,
+        psycopg.connect(app.conninfo, autocommit=True) as settler,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        run(own, db.progress(app.statements, worker, [job], [fence], [1.0], ["the last"], [2]))
+        older = db.progress(app.statements, worker, [job], [fence], [0.9], ["older"], [1])
+        writing = pool.submit(run, settler, older)
+        eventually(lambda: connection.execute(waits).fetchone())
+        own.commit()
+        assert writing.result(20) == {job}
+    assert said(connection, job) == (1.0, "the last", 1)
 
 
 @pytest.mark.parametrize(
