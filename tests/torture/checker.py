@@ -435,7 +435,9 @@ def i7(e: Evidence) -> Iterator[Violation]:
     lost = {(line.job, line.fence) for line in e.told("told.claim_lost")}
     for job, fence in lost:
         edge = e.ends.get((job, fence))
-        if edge is None or edge.kind in _OWN:
+        # Of a worker that is buried the rescue itself ends what was asked to end: whoever comes back has lost it.
+        burial = None if edge is None else e.buried.get(edge.worker)
+        if edge is None or (edge.kind in _OWN and (burial is None or burial.tx != edge.tx)):
             yield Violation("I7", f"claim_lost was told of fence {fence}; the history has {edge}", job)
     for run in e.runs:
         edge = e.ends.get((run.job, run.fence))
