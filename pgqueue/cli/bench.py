@@ -83,15 +83,23 @@ def _schema(url: str) -> Iterator[str]:
     from pgqueue import migrate  # brings Alembic: 0.1 s that few commands need
 
     schema = f"pgqueue_bench_{uuid4().hex[:8]}"
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {one: signal.signal(one, _interrupt) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     # Interrupted while it closes a connection, SQLAlchemy logs a traceback of that, and raises it all the same.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
         migrate.upgrade(url, schema)
         yield schema
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         migrate.drop(url, schema)
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Again in a moment, until it is heard: raised inside the callback of a weak reference it is ignored."""
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    raise KeyboardInterrupt
 
 
 def _measures(app: PgQueue, jobs: int, concurrency: int) -> Iterator[tuple[str, float, str]]:
