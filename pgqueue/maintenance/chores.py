@@ -98,8 +98,7 @@ def chores(
                 turn = {}
             if turn:
                 continue
-            # Jittered, or a fleet that was started together sweeps together for ever.
-            await asyncio.sleep(settings.sweep_interval * (0.8 + 0.4 * uniform()))
+            await asyncio.sleep(until_next(settings.sweep_interval, uniform))
 
     async def fire_ticks(link: _Shared) -> None:
         known = sorted(tasks)
@@ -125,8 +124,8 @@ def chores(
                 continue
             except psycopg.Error as error:
                 _failed(error)
-            # At the tick, and now and then for what was added since; jittered, or a fleet would look as one.
-            most = settings.sweep_interval * (0.8 + 0.4 * uniform())
+            # At the tick, and now and then for what was added since.
+            most = until_next(settings.sweep_interval, uniform)
             await asyncio.sleep(most if pause is None else min(most, pause))
 
     async def both(link: Link, events: Events) -> None:
@@ -136,6 +135,12 @@ def chores(
             group.create_task(fire_ticks(shared))
 
     return both
+
+
+def until_next(interval: float, uniform: Callable[[], float]) -> float:
+    """Seconds. Jittered, or a fleet that was started together sweeps together for ever; but never longer than the
+    interval: a lease and one interval are the time within which the jobs of a dead machine are rescued."""
+    return interval * (0.6 + 0.4 * uniform())
 
 
 class _Shared:

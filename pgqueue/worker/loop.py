@@ -238,6 +238,7 @@ class Loop:
                     await self._ask(self._claim_link)
                 if wanted <= 0:
                     await self._pass_on(self._queues)
+                    await self._release_ghosts()  # what we hold may run for hours
                     await self._wait_for_slots()
                     continue
                 await self._release_ghosts()

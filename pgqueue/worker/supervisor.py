@@ -396,7 +396,7 @@ class Supervisor:
             pass  # its last words
         self._children.remove(child)
         self._forget_channel(child)
-        if code != 0:
+        if code != 0 or child.ended is None:  # a job, too, can end its process with code 0
             _kill_group(child.process.pid)  # what its jobs had started must not go on beside their next attempt
         ends_by_itself = self._settings.drain or child.alone or child.retires
         expected = self._stop_by is not None or (ends_by_itself and child.ended in (0, EXIT_STUCK))

@@ -88,3 +88,16 @@ def test_a_job_that_exits_as_a_worker_does_is_a_crash_all_the_same(start, ledger
     assert worker.wait() == 0
     assert row(connection, poison)[:4] == ("dead", 1, 3, 3)
     assert len(worker.log("child_died")) == 3
+
+
+def test_what_a_neighbour_had_started_goes_down_with_a_process_that_a_job_ends_with_code_0(start, ledger, connection):
+    neighbour = tasks.start_a_process.enqueue(connection, "gate").id
+    start(concurrency=2)
+    ledger.wait_for("started", neighbour)
+    left = int((ledger.path.parent / "process-1").read_text())
+    tasks.die.enqueue(connection, ["exit 0"] * 3)
+
+    ledger.wait_for("started", neighbour, times=2)
+    eventually(lambda: not is_alive(left))  # else it would go on beside the next attempt's
+    ledger.open("gate")
+    assert ended(connection, neighbour).state == "completed"

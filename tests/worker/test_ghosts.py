@@ -43,6 +43,32 @@ def test_a_claim_nobody_knows_of_is_given_back_and_what_runs_is_left_alone(app, 
     assert runs == [1, 2]
 
 
+def test_a_worker_that_is_full_looks_for_them_too(app, work, connection, logged):
+    """What it runs may take hours, and the job that it does not know of would wait as long."""
+    gate = threading.Event()
+
+    @app.task
+    def wait(number: int) -> None:
+        gate.wait(30)
+
+    jobs = [wait.enqueue(connection, number).id for number in range(2)]
+    work(concurrency=2)
+    eventually(lambda: all(row(connection, job).state == "running" for job in jobs))
+    ghost = connection.execute(
+        "insert into pgqueue.jobs (task, args, state, worker_id, fence, attempt, started_at)"
+        " select %s, '{\"number\": 2}', 'running', id, 1, 1, now() from pgqueue.workers returning id",
+        [wait.name],
+    ).fetchone()[0]
+
+    try:
+        eventually(lambda: row(connection, ghost).state == "queued")
+        assert [row(connection, job)[:3] for job in jobs] == [("running", 1, 1)] * 2
+        assert [record.job_id for record in logged("ghost")] == [ghost]
+    finally:
+        gate.set()
+    assert ended(connection, ghost)[:3] == ("completed", 1, 2)
+
+
 def test_a_claim_whose_answer_is_lost_runs_once(app, work, connection, monkeypatch):
     """The connection breaks between the claim's commit and its answer."""
     import psycopg
