@@ -12,6 +12,7 @@ db.py, sql/    every statement: db.py runs them, one function each; sql/ holds t
 worker/        claim, run, settle, in that order; supervisor.py keeps the processes that do it
 context.py     what a running job sees of itself; events.py: who is told what became of it
 middleware.py  the application's code around each attempt
+failure.py     an exception as text that may be kept and logged
 link.py        a worker's connection, which comes back; counts.py: what it counted; logs.py: its lines
 maintenance/   chores any worker may do, safe to do twice: rescue, ticks, expire, prune
 monitor.py     the operator's eyes; doctor.py: what is wrong with the database; rights.py: what a role lacks

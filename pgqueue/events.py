@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from pgqueue.errors import ConfigurationError
+from pgqueue.failure import describe, trace
 from pgqueue.job import Job
 
 EventName = Literal[
@@ -86,9 +87,10 @@ async def _call(handler: Handler, event: Event) -> None:
             await asyncio.to_thread(handler, event)
     except asyncio.CancelledError:
         raise
-    except BaseException:  # SystemExit would go through the loop, and take the worker along
-        log.exception(
+    except BaseException as error:  # SystemExit would go through the loop, and take the worker along
+        failure = {"error": describe(error), "traceback": trace(error)}
+        log.error(
             "handler of %s failed",
             event.name,
-            extra={"event": "handler_failed", "job_id": event.job.id, "task": event.job.task},
+            extra={"event": "handler_failed", "job_id": event.job.id, "task": event.job.task, **failure},
         )

@@ -37,9 +37,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         parts = [_time(record), f"{record.levelname:<7}", one_line(record.getMessage())]
         parts += [f"{name}={one_line(str(value))}" for name, value in _fields(record).items() if name != "event"]
-        if record.exc_info:
-            lines = self.formatException(record.exc_info).split("\n")
-            parts.append("\n" + "\n".join(one_line(line) for line in lines))
+        if trace := _trace(record, self):
+            parts.append("\n" + "\n".join(one_line(line) for line in trace.split("\n")))
         return " ".join(parts)
 
 
@@ -49,8 +48,8 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {"time": _time(record), "level": record.levelname, "message": record.getMessage()}
         line |= _fields(record)
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+        if trace := _trace(record, self):
+            line["traceback"] = trace
         return json.dumps(line, default=str)
 
 
@@ -74,6 +73,14 @@ def one_line(text: str) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
+
+
+def _trace(record: logging.LogRecord, formatter: logging.Formatter) -> str | None:
+    """Ours of what an application raised comes as text, without what must not be logged (failure.py)."""
+    if record.exc_info:
+        return formatter.formatException(record.exc_info)
+    made = getattr(record, "traceback", None)
+    return made if isinstance(made, str) else None
 
 
 def _time(record: logging.LogRecord) -> str:

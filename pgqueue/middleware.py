@@ -21,16 +21,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from typing import Any, Protocol
 
 from pgqueue.context import Context
+from pgqueue.failure import Place
 
 Middleware = Callable[[Context], Iterator[None]] | Callable[[Context], AsyncIterator[None]]
 
 UNNAMED = ""  # where the Context comes in for a task that takes none: no parameter has that name
 
 here = threading.local()  # .loop: the event loop for which this thread runs jobs
-
-
-class Place(str):
-    """A note on an error: which middleware raised it, and when. What is stored of the error says it."""
 
 
 def unfit(function: Any) -> str | None:

@@ -34,6 +34,7 @@ from pgqueue.arguments import result_json
 from pgqueue.context import AppState
 from pgqueue.db import Claim
 from pgqueue.errors import Cancel, DeadLetter, InvalidTask, LifespanFailed, RetryLater, Snooze, Steer
+from pgqueue.failure import describe, trace
 from pgqueue.hooks import Hook
 from pgqueue.middleware import Middleware
 from pgqueue.retention import Retention
@@ -53,8 +54,6 @@ from pgqueue.worker.run import (
     Steered,
     Succeeded,
     Unreadable,
-    describe,
-    trace,
 )
 from pgqueue.worker.settle import complete_one
 from pgqueue.worker.supervisor import die_with_parent

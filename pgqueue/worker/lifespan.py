@@ -17,8 +17,8 @@ from typing import Any
 
 from pgqueue.context import AppState
 from pgqueue.errors import ConfigurationError, LifespanFailed
+from pgqueue.failure import describe, trace
 from pgqueue.middleware import name_of
-from pgqueue.worker.run import describe
 from pgqueue.worker.threads import Threads
 
 log = logging.getLogger("pgqueue")
@@ -148,7 +148,8 @@ class Held:
 
     def _fail(self, sentence: str, error: BaseException | None) -> None:
         self._failures.append(sentence)
-        log.error("%s", sentence, extra={"event": "lifespan_failed"}, exc_info=error)
+        failure = {} if error is None else {"traceback": trace(error)}  # what it was is in the sentence
+        log.error("%s", sentence, extra={"event": "lifespan_failed", **failure})
 
     def _manager(self, function: Lifespan) -> _Manager:
         state = self._lifespans.state

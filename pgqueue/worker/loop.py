@@ -24,6 +24,7 @@ from pgqueue import db
 from pgqueue.counts import Counts
 from pgqueue.db import Claim, Order
 from pgqueue.events import Event, Events
+from pgqueue.failure import describe, trace
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.settings import CHORE_PATIENCE, WorkerSettings
 from pgqueue.sql import Statements
@@ -32,7 +33,7 @@ from pgqueue.worker.ahead import PATIENCE, Ahead
 from pgqueue.worker.claim import Attempt, Claimer
 from pgqueue.worker.orders import Orders
 from pgqueue.worker.processes import Processes, ProcessRun
-from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run, describe, trace
+from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run
 from pgqueue.worker.settle import COMPLETE, Settlement, Settler, ToCancelled, ToGiveBack, complete_one, decide
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.transaction import Connections, Fenced
@@ -302,7 +303,7 @@ class Loop:
 
     def _give_back_ready(self) -> None:
         while self._ready:
-            self._settler.add(Settlement(self._ready.popleft(), ToGiveBack(None), 0.0))
+            self._settler.add(Settlement(self._ready.popleft(), ToGiveBack(None), 0.0, started=False))
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
@@ -326,7 +327,7 @@ class Loop:
         waiting, self._ready = self._ready, deque()
         for attempt in waiting:
             if self._orders.hold_up(attempt.claim):
-                self._settler.add(Settlement(attempt, ToGiveBack(None), 0.0))
+                self._settler.add(Settlement(attempt, ToGiveBack(None), 0.0, started=False))
             else:
                 self._ready.append(attempt)
         self._settler.hurry()
@@ -343,7 +344,7 @@ class Loop:
         for attempt in self._ready:
             if (attempt.claim.id, attempt.claim.fence) == claim:
                 self._ready.remove(attempt)
-                self._settler.add(Settlement(attempt, ToCancelled(order.name), 0.0))
+                self._settler.add(Settlement(attempt, ToCancelled(order.name), 0.0, started=False))
                 self._settler.hurry()
                 return
         if order.id not in self._settler.held:

@@ -13,26 +13,20 @@ import os
 import signal
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import psycopg
-from sqlalchemy.exc import StatementError
-
 from pgqueue.context import Context, JobLogger
 from pgqueue.errors import Cancel, Steer, TaskTimeout, TransactionRefused
-from pgqueue.middleware import Place
-from pgqueue.settings import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
+from pgqueue.failure import describe, trace
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.transaction import Fenced
 
 log = logging.getLogger("pgqueue")
 
-_OWN = ("pgqueue.worker.", "pgqueue.middleware")  # frames that are of no use to whoever wrote the task
 _HEED = 1.0  # seconds that a cancelled attempt gets to end before it is said to swallow its cancellation
 
 
@@ -290,7 +284,8 @@ class Run:
         """Whatever a job does after its transaction, it is completed: said aloud, since nothing else comes of it."""
         fields = {"event": "after_completion", **self.attempt.log_fields}
         if error is not None and not self._interrupted:
-            log.error("failed after its own transaction had completed it", extra=fields, exc_info=error)
+            failure = {"error": describe(error), "traceback": trace(error)}
+            log.error("failed after its own transaction had completed it", extra=fields | failure)
         elif result is not None:
             log.warning("its result is dropped: ctx.complete(result) inside the transaction keeps one", extra=fields)
 
@@ -321,65 +316,3 @@ def death(code: int) -> str:
         except ValueError:
             return f"was killed by signal {-code}"
     return f"exited with code {code}"
-
-
-def describe(error: BaseException) -> str:
-    """`ValueError: no such plan`, fit to be stored: no NUL, no lone surrogate, at most 10,000 characters."""
-    kind = type(error)
-    name = (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
-    message = _message(error)
-    text = clean(f"{name}: {message}" if message else name)
-    for note in getattr(error, "__notes__", ()):
-        if isinstance(note, Place):
-            text = f"{text[: MAX_ERROR_CHARS - len(note) - 3]} ({note})"
-    return text[:MAX_ERROR_CHARS]
-
-
-def trace(error: BaseException) -> str:
-    """The traceback with its causes, without pgqueue's own frames; its end is kept when it is long."""
-    parts = [
-        part
-        for link in reversed(list(_chain(error)))
-        for part in (*traceback.format_tb(_own_frames_off(link)), f"{describe(link)}\n\n")
-    ]
-    return clean("".join(parts).rstrip())[-MAX_TRACEBACK_CHARS:]
-
-
-def clean(text: str) -> str:
-    """Text that PostgreSQL can store."""
-    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
-
-
-def _message(error: BaseException) -> str:
-    """A database error's first line only: its DETAIL and parameters may hold what must not be stored."""
-    if isinstance(error, StatementError):
-        return (
-            _message(error.orig) if error.orig is not None else str(error.args[0] if error.args else "").split("\n")[0]
-        )
-    if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        return error.diag.message_primary
-    if isinstance(error, psycopg.ProgrammingError):
-        return "(its message may hold a connection string)"
-    try:
-        return str(error)
-    except BaseException as broken:  # whatever it raises, SystemExit included: it is the job's own code
-        return f"(its message cannot be printed: {type(broken).__name__})"
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, at most 10 links; a cycle ends it."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen and len(seen) < 10:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-
-
-def _own_frames_off(error: BaseException) -> Any:
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith(_OWN):
-        frames = frames.tb_next
-    return frames

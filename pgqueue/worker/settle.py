@@ -25,6 +25,7 @@ from pgqueue.db import Claim
 from pgqueue.drivers import Steps
 from pgqueue.errors import Cancel, DeadLetter, RetryLater, Snooze, Steer
 from pgqueue.events import Event, Events
+from pgqueue.failure import clean
 from pgqueue.job import DeadReason, State
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.retry import RetryPolicy, StoredRetryPolicy
@@ -44,7 +45,6 @@ from pgqueue.worker.run import (
     Steered,
     Succeeded,
     Unreadable,
-    clean,
 )
 
 _ENOUGH = 250  # verdicts; more in one write win nothing
@@ -148,7 +148,8 @@ def _word(steer: Steer) -> str:
 
 @dataclass(eq=False, slots=True)
 class Settlement:
-    """An attempt and its verdict, waiting to be written. seconds: how long it ran.
+    """An attempt and its verdict, waiting to be written. seconds: how long it ran. started: whether it did; what was
+    only claimed tells nothing of how long jobs wait or run.
 
     whole: the verdict whose result PostgreSQL has refused, while it is tried without. refusals: how often it has
     refused that as well.
@@ -157,6 +158,7 @@ class Settlement:
     attempt: Attempt
     verdict: Verdict
     seconds: float
+    started: bool = True
     whole: ToComplete | None = None
     refusals: int = 0
 
@@ -447,7 +449,8 @@ def count(item: Settlement, counts: Counts) -> None:
     """Adds a written verdict to the counters."""
     claim = item.attempt.claim
     key = (claim.queue, claim.task)
-    counts.ended(key, wait=claim.started_at - claim.run_at, run=item.seconds)
+    if item.started:
+        counts.ended(key, wait=claim.started_at - claim.run_at, run=item.seconds)
     if type(item.verdict) is ToComplete:
         counts.completed[key] += 1
         return

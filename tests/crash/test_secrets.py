@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgqueue import migrate
+from tests.crash.leaks import PAN
 from tests.crash.processes import ROOT, children_of, ended, environment
 from tests.helpers import eventually
 
@@ -64,6 +66,29 @@ def test_password_and_arguments_show_in_no_line_table_command_metric_or_process_
     for place, text in said.items():
         assert text, place
         assert "cAnArY" not in text, place
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_what_a_databases_error_says_of_a_row_shows_in_no_line_of_the_log(
+    start: Any, connection: psycopg.Connection[Any], form: str
+) -> None:
+    worker = start("tests.crash.leaks:app", log_format=form)
+    for task in ("pay", "pay_apart"):
+        job = connection.execute("select pgqueue.enqueue(%s)", [f"tests.crash.leaks.{task}"]).fetchone()[0]
+        assert ended(connection, job).state == "completed"
+    eventually(lambda: worker.text().count("handler of completed failed") == 4, timeout=30)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 1  # for its lifespan does not close
+    said = worker.text()
+    assert said.count("failed after its own transaction had completed it") == 2
+    assert "tests.crash.leaks.cards did not close: sqlalchemy.exc.IntegrityError: duplicate key value" in said
+    # Where it came from is told, and what is wrong; not with which row.
+    assert said.count("in by_psycopg") == 2
+    assert said.count("in by_sqlalchemy") >= 2 + 2 + 1
+    assert said.count("duplicate key value violates unique constraint") >= 4 + 2 + 1
+    for word in (PAN, "DETAIL", "parameters:"):
+        assert word not in said
+    assert "pgqueue/worker/" not in said  # its own frames are of no use to whoever wrote the task
 
 
 @pytest.mark.parametrize("password", [PASSWORD, "100%", "%(here)s", "a b@c"])

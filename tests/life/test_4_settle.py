@@ -547,6 +547,11 @@ def test_a_handler_that_fails_harms_neither_the_job_nor_the_other_handlers(
     assert connection.execute("select count(*) from pgqueue.finished_jobs").fetchone() == (2,)
     failed = [record for record in caplog.records if vars(record).get("event") == "handler_failed"]
     assert len(failed) == 6
+    assert {vars(record)["error"] for record in failed} == {
+        "RuntimeError: handler",
+        "SystemExit: 3",
+    }
+    assert all(vars(record)["traceback"].endswith(vars(record)["error"]) for record in failed)
     with pytest.raises(ConfigurationError, match="no event 'finished'"):
         app.on("finished")(lambda event: None)
 

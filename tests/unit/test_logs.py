@@ -111,6 +111,17 @@ def test_a_traceback_stays_on_its_line_in_json() -> None:
     assert json.loads(line)["traceback"].endswith("ValueError: two\nlines")
 
 
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_a_traceback_that_comes_as_text_is_laid_out_as_any_other(text: str) -> None:
+    given = f"  File shop.py, line 7\nValueError: {text}"
+    lines = TextFormatter().format(record("failed", traceback=given)).split("\n")
+    assert lines[0].rstrip().endswith("failed")
+    assert lines[1] == "  File shop.py, line 7"
+    assert lines[2].startswith("ValueError: ")
+    assert all(line.isprintable() for line in lines)
+    assert json.loads(JsonFormatter().format(record("failed", traceback=given)))["traceback"] == given
+
+
 def test_a_field_that_is_no_json_is_written_as_text() -> None:
     assert json.loads(JsonFormatter().format(record(worker_id=ValueError("x"))))["worker_id"] == "x"
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import pytest
+
+from pgqueue.counts import Counts
 from pgqueue.worker.ahead import Ahead
 from pgqueue.worker.floor import Floors
 from tests.helpers import eventually
@@ -72,6 +75,58 @@ def test_quick_jobs_behind_slow_neighbours_are_given_back_without_an_attempt(
     assert sum(worked_off) == done  # what is given back is no reason to claim ahead again
     # And they are in reach of the next claim.
     eventually(lambda: lowered and lowered == {line.job_id for line in logged("job_released")})
+
+
+@pytest.fixture
+def counted(app):
+    """How many attempts of a task its workers have told the run time of."""
+    loops, make = [], app.loop
+
+    def keep(*args, **more):
+        loops.append(make(*args, **more))
+        return loops[-1]
+
+    app.loop = keep
+    total = Counts()
+
+    def count(task: str) -> int:
+        for loop in loops:
+            total.add(loop.take_counts().to_json())
+        observed = {key[1]: (sum(total.wait[key].buckets), sum(one.buckets)) for key, one in total.run.items()}
+        waits, runs = observed.get(task, (0, 0))
+        assert waits == runs
+        return runs
+
+    return count
+
+
+def test_what_was_claimed_and_never_started_tells_nothing_of_how_long_jobs_wait_or_run(
+    app, connection, work, logged, counted, monkeypatch
+) -> None:
+    monkeypatch.setattr(Ahead, "is_late", lambda self, since: False)  # until it is cancelled, or the worker stops
+    began, go_on = threading.Event(), threading.Event()
+
+    @app.task(name="test.quick")
+    async def quick(number: int) -> None:
+        if number == QUICK:
+            began.set()
+            while not go_on.is_set():
+                await asyncio.sleep(0.01)
+
+    ids = quick.enqueue_many(connection, [(number,) for number in range(2 * QUICK)])
+    worker = work(concurrency=1, grace=30)
+    assert began.wait(30)
+    waiting = eventually(lambda: connection.execute(
+        "select min(id) from pgqueue.jobs where state = 'running' and id > %s", [ids[QUICK]]
+    ).fetchone()[0])  # fmt: skip
+    assert app.jobs.cancel(waiting)
+    ended = "select state from pgqueue.finished_jobs where id = %s"
+    eventually(lambda: connection.execute(ended, [waiting]).fetchone() == ("cancelled",))
+    worker.stop()
+    go_on.set()
+    eventually(lambda: logged("job_released"))
+    eventually(lambda: connection.execute(HELD).fetchone()[0] == 0, timeout=30)
+    assert counted("test.quick") == connection.execute(DONE).fetchone()[0] == QUICK + 1
 
 
 def test_a_stop_gives_back_what_waits_for_a_slot(app, connection, work, logged) -> None:

@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from pgqueue import ClaimLost, Context, PgQueue, RetryLater, RetryPolicy, TransactionRefused
 from pgqueue.events import Event
+from pgqueue.failure import describe
 from pgqueue.job import Job
 from tests.helpers import eventually
 from tests.life.workbench import ended
@@ -210,7 +211,9 @@ def test_after_the_commit_the_job_is_completed_whatever_it_does(app, connection,
     ]
     assert told == ["completed", "completed"]
     lines = {line.job_id: line for line in logged("after_completion")}
-    assert lines[jobs[0].id].exc_info[1] is after
+    assert lines[jobs[0].id].error == describe(after)
+    assert lines[jobs[0].id].traceback.endswith(describe(after))
+    assert lines[jobs[0].id].exc_info is None  # which holds whatever a database said of the row
     assert "ctx.complete(result)" in lines[jobs[1].id].getMessage()
 
 
