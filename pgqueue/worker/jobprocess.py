@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import Any
 from uuid import UUID
 
+from pgqueue import logs
 from pgqueue.arguments import result_json
 from pgqueue.context import AppState
 from pgqueue.db import Claim
@@ -64,7 +65,6 @@ _CLOSE = 0.8  # seconds that lifespans get to close; the worker waits a moment l
 _STEERS: tuple[type[Steer], ...] = (Snooze, RetryLater, Cancel, DeadLetter)
 # What a line of the log carries beside its message, if JSON can hold it.
 _PLAIN = (str, int, float, bool, type(None))
-_KNOWN = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime"}
 
 
 def main(descriptor: int) -> None:
@@ -114,6 +114,7 @@ class Jobs:
         root = logging.getLogger()
         root.handlers[:] = [Forward(self)]
         root.setLevel(setup["level"])
+        logs.name_jobs()  # here, since the worker's handlers are in no job
         self._sql = statements(setup["schema"])
         self._threads = Threads(1)
         self._marks = Marks(self._report)
@@ -302,10 +303,10 @@ class Forward(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            extra = {
+            extra = logs.of_the_job(record) | {
                 name: value
                 for name, value in record.__dict__.items()
-                if name not in _KNOWN and isinstance(value, _PLAIN)
+                if name not in logs.STANDARD and isinstance(value, _PLAIN)
             }
             text = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from pgqueue import logs
 from pgqueue.context import Context, JobLogger
 from pgqueue.errors import Cancel, Steer, TaskTimeout, TransactionRefused
 from pgqueue.failure import describe, trace
@@ -156,11 +157,14 @@ class Run:
             self._context = Context(attempt.job, JobLogger(log, attempt.log_fields), task.state)
             self._fenced = self._context._own = self._fence(attempt, self._context._stop)
             arguments = arguments | {parameter: self._context}
+        token = logs.running.set(attempt) if logs.names_jobs else None  # for what it calls, and for nobody beside it
         if task.is_async:
             # A task of its own: the job may cancel itself or be cancelled without taking the worker along.
             self._body = asyncio.get_running_loop().create_task(_contained(task.body, arguments))
         else:
             self._body = self._threads.submit(partial(task.body, **arguments))
+        if token is not None:
+            logs.running.reset(token)
         self._body.add_done_callback(self._done)
         timeout = attempt.timeout
         if timeout is not None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import logging.config
 import re
 import sys
-from typing import Any
+from typing import Any, ClassVar
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -53,10 +55,11 @@ def test_a_line_of_text_says_when_what_and_which_job() -> None:
 
 
 def test_a_line_of_json_has_the_same_and_the_event() -> None:
-    line = JsonFormatter().format(record(event="job_completed", job_id=7, task="shop.send", other="x"))
+    line = JsonFormatter().format(record(event="job_completed", job_id=7, task="shop.send"))
     assert json.loads(line) == {
         "time": "2026-01-31T08:15:02.113Z",
         "level": "INFO",
+        "logger": "pgqueue",
         "message": "completed",
         "event": "job_completed",
         "job_id": 7,
@@ -124,6 +127,86 @@ def test_a_traceback_that_comes_as_text_is_laid_out_as_any_other(text: str) -> N
 
 def test_a_field_that_is_no_json_is_written_as_text() -> None:
     assert json.loads(JsonFormatter().format(record(worker_id=ValueError("x"))))["worker_id"] == "x"
+
+
+def test_what_else_is_said_in_extra_stands_below_extra_in_json() -> None:
+    said = {"order_id": 7, "items": [{"sku": "a"}], "total": 1.5, "paid": True, "note": None, "when": UUID(int=1)}
+    line = json.loads(JsonFormatter().format(record(job_id=7, **said)))
+    assert line["extra"] == said | {"when": str(UUID(int=1))}
+    assert line["job_id"] == 7
+    assert "extra" not in json.loads(JsonFormatter().format(record(job_id=7)))
+    assert "extra" not in json.loads(JsonFormatter().format(record("taskName and all", taskName="Task-1")))
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+def itself() -> list[Any]:
+    made: list[Any] = [1]
+    made += [made, {"again": made}]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (float("nan"), "nan"),
+        ([1.5, float("inf"), -float("inf")], [1.5, "inf", "-inf"]),
+        ({"deep": [{"er": float("nan")}]}, {"deep": [{"er": "nan"}]}),
+        ({(1, 2): "a", 3: "b"}, {"(1, 2)": "a", "3": "b"}),
+        (10**5000, "(a int that cannot be printed: ValueError)"),
+        (Unprintable(), "(a Unprintable that cannot be printed: SystemExit)"),
+        (itself(), [1, "…", {"again": "…"}]),
+        ("two\nlines \x1b[2J \u2028", "two\nlines \x1b[2J \u2028"),
+    ],
+    ids=["NaN", "infinities", "deep", "keys that are no text", "a huge number", "unprintable", "cyclic", "hostile"],
+)
+def test_whatever_stands_in_extra_the_line_is_one_of_valid_json(value: Any, written: Any) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    line = JsonFormatter().format(record(job_id=7, odd=value))
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line, parse_constant=refuse)["extra"]["odd"] == written
+
+
+def test_what_is_nested_for_ever_is_cut() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5_000):
+        deep = {"in": deep}
+    assert json.loads(JsonFormatter().format(record(odd=deep)))["extra"]["odd"]["in"]["in"]
+
+
+class Running:
+    log_fields: ClassVar[dict[str, Any]] = {"job_id": 7, "task": "shop.send", "attempt": 2}
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_a_line_that_a_library_logs_inside_a_job_names_the_job_unless_it_names_one(formatter: Any) -> None:
+    token = logs.running.set(Running())
+    try:
+        inside, another = formatter.format(record("GET /")), formatter.format(record("completed", job_id=9))
+    finally:
+        logs.running.reset(token)
+    outside = formatter.format(record("GET /"))
+    assert [inside.count("shop.send"), another.count("shop.send"), outside.count("shop.send")] == [1, 0, 0]
+    assert [re.findall(r"job_id\W+(\d+)", line) for line in (inside, another, outside)] == [["7"], ["9"], []]
+
+
+def test_a_formatter_may_be_made_as_logging_config_makes_it() -> None:
+    config: dict[str, Any] = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"class": "pgqueue.logs.JsonFormatter"}},
+        "handlers": {"it": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "loggers": {"test.of.config": {"handlers": ["it"], "propagate": False}},
+    }
+    logging.config.dictConfig(config)
+    (handler,) = logging.getLogger("test.of.config").handlers
+    assert json.loads(handler.format(record()))["message"] == "completed"
 
 
 @pytest.fixture

@@ -105,6 +105,10 @@ def shout(text: str) -> None:
     logging.getLogger("shop").error("%s", text)
 
 
+def shout_for_a_library() -> None:
+    logging.getLogger("library").warning("from a library", extra={"order_id": 7})
+
+
 def halfway(ctx: Context, mark: str) -> None:
     """Says how far it is, again and again, until it is told to end; and has a last word."""
     while not ctx.cancelled:
