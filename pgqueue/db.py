@@ -321,10 +321,12 @@ def crash(
 
 
 def cancel_asked(
-    sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], now: Now = None
+    sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], now: Now = None, *, again: bool = False
 ) -> Steps[dict[int, str]]:
-    """Cancels those of these jobs that were asked to end while this worker ran them: why, by id."""
-    rows = yield Call(sql["cancel_asked"], {"worker_id": worker_id, "ids": ids, "fences": fences, "now": now})
+    """Cancels those of these jobs that were asked to end while this worker ran them: why, by id. again: an earlier
+    call's answer may have been lost; what it did is told, too."""
+    params = {"worker_id": worker_id, "ids": ids, "fences": fences, "again": again, "now": now}
+    rows = yield Call(sql["cancel_asked"], params)
     return {row[0]: row[1] for row in rows}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -291,12 +291,13 @@ class Settler:
         while True:
             try:
                 done = await self._link.perform(write(self._sql, self._worker_id, batch))
+                # First this: what was passed by is ours still, and `settled` takes all we asked about for done.
+                if len(done) < len(batch) and isinstance(batch[0].verdict, _PASSES_BY):
+                    asked |= await self._link.perform(self._cancel_asked(_without(batch, done), again=tries > 0))
                 if tries:
-                    before = await self._done_before([item for item in batch if item.attempt.claim.id not in done])
+                    before = await self._done_before(_without(batch, done | asked.keys()))
                     done |= {job for job, certain in before.items() if certain}
                     unknown = before.keys() - done
-                if len(done) < len(batch) and isinstance(batch[0].verdict, _PASSES_BY):
-                    asked |= await self._link.perform(self._cancel_asked(batch, done))
             except psycopg.errors.ProgramLimitExceeded as error:  # an OperationalError that no repeating cures
                 await self._one_by_one(batch, write, error)
                 return
@@ -340,9 +341,8 @@ class Settler:
         self.counts.claims_lost += 1
         tell_lost(attempt, self._events)
 
-    def _cancel_asked(self, batch: list[Settlement], done: set[int]) -> Steps[dict[int, str]]:
-        left = [item for item in batch if item.attempt.claim.id not in done]
-        return db.cancel_asked(self._sql, self._worker_id, *_claims(left))
+    def _cancel_asked(self, left: list[Settlement], *, again: bool) -> Steps[dict[int, str]]:
+        return db.cancel_asked(self._sql, self._worker_id, *_claims(left), again=again)
 
     async def _done_before(self, missing: list[Settlement]) -> dict[int, bool]:
         """Which of these an earlier write did, whose answer was lost with the connection; whether that is certain."""
@@ -389,6 +389,10 @@ class Settler:
 
 
 Write = Callable[[Statements, UUID, list[Settlement]], Steps[set[int]]]
+
+
+def _without(batch: list[Settlement], ids: Set[int]) -> list[Settlement]:
+    return [item for item in batch if item.attempt.claim.id not in ids]
 
 
 def _claims(batch: list[Settlement]) -> tuple[list[int], list[int]]:

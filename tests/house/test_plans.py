@@ -68,7 +68,7 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
     "progress": ({**EACH, "fractions": [0.5] * 20, "notes": TEXTS, "said": [1] * 20}, {"jobs_pkey"}),
     "cancel_asked": (
-        {"worker_id": WORKER, "ids": IDS, "fences": [1] * 20, "now": None},
+        {"worker_id": WORKER, "ids": IDS, "fences": [1] * 20, "again": True, "now": None},
         {"jobs_cancelling", "jobs_pkey"},
     ),
     "cancel_lost": ({"workers": [WORKER], "now": None}, {"jobs_cancelling", "jobs_pkey"}),

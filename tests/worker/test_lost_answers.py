@@ -15,7 +15,7 @@ from pgqueue.job import DeadReason
 from pgqueue.link import Link
 from pgqueue.worker.claim import attempt
 from pgqueue.worker.heartbeat import Heart
-from pgqueue.worker.settle import Settlement, Settler, ToCancelled, ToComplete, ToDead, ToGiveBack, ToRetry
+from pgqueue.worker.settle import Settlement, Settler, ToCancelled, ToComplete, ToCrashed, ToDead, ToGiveBack, ToRetry
 from tests.crash.processes import ended, row
 from tests.helpers import run, worker_row
 
@@ -89,6 +89,66 @@ def test_a_settle_that_was_committed_unheard_counts_once(
     assert not logged("claim_lost")
     assert len(told) == 2
     assert "claim_lost" not in told
+
+
+@pytest.mark.parametrize("lost", ["the settle, unsent", "the settle's answer", "the cancellation's answer"])
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        ToRetry(0.0, "RuntimeError: no"),
+        ToDead(DeadReason.ATTEMPTS, "RuntimeError: no"),
+        ToGiveBack(60.0),
+        ToGiveBack(None),
+        ToCrashed("killed"),
+    ],
+)
+def test_a_job_that_was_asked_to_end_is_cancelled_whatever_is_lost_and_told_so_once(
+    app, connection, pgqueue_database, logged, verdict, lost
+):
+    """Its worker has not heard of it: the settle passes it by, which must not be taken for one that was done before."""
+    told: list[tuple[str, str | None]] = []
+
+    @app.task
+    def note() -> None:
+        """Claimed by hand below."""
+
+    for name in ("retried", "failed", "dead_lettered", "cancelled", "snoozed", "released", "rescued", "claim_lost"):
+        app.on(name)(lambda event: told.append((event.name, event.error)))
+    job = note.enqueue(connection).id
+    worker_id = worker_row(app, connection, [note.name])
+    (claim,) = run(connection, db.claim(app.statements, worker_id, [note.name], None, 1))
+    assert app.jobs.cancel(job, "enough")
+
+    class Unsent(Unlucky):
+        async def perform(self, steps: Any) -> Any:
+            if self.breaks:
+                self.breaks -= 1
+                raise psycopg.OperationalError("no route to host")
+            return await super().perform(steps)
+
+    class Later(Unlucky):
+        calls = 0
+
+        async def perform(self, steps: Any) -> Any:
+            self.calls, self.breaks = self.calls + 1, int(self.calls == 1)
+            return await super().perform(steps)
+
+    async def settle() -> None:
+        kind = {"the settle, unsent": Unsent, "the settle's answer": Unlucky, "the cancellation's answer": Later}[lost]
+        link = kind(pgqueue_database, "settle", random.random)
+        settler = Settler(app.statements, link, worker_id, app.events, **alone)
+        writing = asyncio.create_task(settler.run())
+        settler.add(Settlement(attempt(claim, note, worker_id), verdict, 0.1))
+        await settler.flushed()
+        await app.events.finish(5)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await link.close()
+
+    asyncio.run(settle())
+    assert row(connection, job).state == "cancelled"
+    assert told == [("cancelled", "enough")]
+    assert len(logged("job_cancelled")) == 1
 
 
 @pytest.mark.parametrize(
