@@ -18,13 +18,13 @@ import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgqueue import control, enqueue, environment, hooks, monitor, versions
+from pgqueue import control, db, enqueue, environment, hooks, monitor, versions
 from pgqueue.context import AppState, Context
 from pgqueue.control import DeadFilter
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, look, perform, perform_async, perform_raw
 from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
-from pgqueue.events import EventName, Events, Handler
+from pgqueue.events import EventName, Events, Handler, redriven
 from pgqueue.hooks import Hook
 from pgqueue.job import Job, Progress
 from pgqueue.link import ENCODING
@@ -197,10 +197,11 @@ class PgQueue:
         return made
 
     def on(self, event: EventName) -> Callable[[H], H]:
-        """Calls the decorated function, sync or async, with each such Event, in the worker process where it happened.
+        """Calls the decorated function, sync or async, with each such Event, in the process where it happened.
 
-        started · completed · failed · retried · snoozed · released · dead_lettered · cancelled · rescued · expired ·
-        claim_lost
+        In workers: started · completed · failed · retried · snoozed · released · dead_lettered · cancelled · rescued ·
+        expired · claim_lost. Where `app.dead.redrive` is called: redriven; where `app.jobs.cancel` is: cancelled, of
+        what nobody ran.
         """
 
         def add(handler: H) -> H:
@@ -512,10 +513,15 @@ class Dead:
         """Sends dead jobs back to their queues, by id or by filter; the ids that were (with dry_run: would be) sent.
 
         args: corrected arguments, a dict or a list. Atomic, and twice gives one job. Raises UniqueKeyTaken.
+        Handlers of `redriven` hear of it in this process, after the commit.
         """
         if job_id is not None:
             which["ids"] = [job_id]
-        return self._app.perform(control.redrive(self._app.statements, args=args, dry_run=dry_run, **which))
+        heard: list[db.Redriven] = []
+        sql = self._app.statements
+        done = self._app.perform(control.redrive(sql, args=args, dry_run=dry_run, heard=heard.extend, **which))
+        self._app.events.tell([redriven(*job) for job in heard])
+        return done
 
     def purge(self, job_id: int | None = None, /, *, dry_run: bool = False, **which: Unpack[DeadFilter]) -> list[int]:
         """Removes dead jobs for good, by id or by filter; their ids."""

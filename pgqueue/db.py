@@ -322,12 +322,11 @@ def crash(
 
 def cancel_asked(
     sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], now: Now = None, *, again: bool = False
-) -> Steps[dict[int, str]]:
-    """Cancels those of these jobs that were asked to end while this worker ran them: why, by id. again: an earlier
+) -> Steps[list[Cancelled]]:
+    """Cancels those of these jobs that were asked to end while this worker ran them. again: an earlier
     call's answer may have been lost; what it did is told, too."""
     params = {"worker_id": worker_id, "ids": ids, "fences": fences, "again": again, "now": now}
-    rows = yield Call(sql["cancel_asked"], params)
-    return {row[0]: row[1] for row in rows}
+    return [Cancelled(*row) for row in (yield Call(sql["cancel_asked"], params))]
 
 
 def cancel_running(
@@ -412,16 +411,27 @@ def rescue(
     return rescued + [Rescued(*row) for row in ended]
 
 
-def cancel(sql: Statements, ids: Sequence[int], why: str, now: Now = None) -> Steps[dict[int, bool]]:
-    """Cancels queued and blocked jobs, and asks those that run to end; by id, whether it runs."""
+class Cancelled(NamedTuple):
+    """A job that was cancelled. why: None of one that runs and was asked to end."""
+
+    id: int
+    task: str
+    queue: str
+    attempt: int
+    fence: int
+    why: str | None
+
+
+def cancel(sql: Statements, ids: Sequence[int], why: str, now: Now = None) -> Steps[list[Cancelled]]:
+    """Cancels queued and blocked jobs, and asks those that run to end."""
     found = [row[0] for row in (yield Call(sql["hold"], {"ids": list(ids)}))]
     if not found:
-        return {}
+        return []
     rows = yield Call(sql["cancel"], {"ids": found, "error": why, "now": now})
-    workers = sorted({row[1] for row in rows if row[1] is not None})
+    workers = sorted({row[6] for row in rows if row[6] is not None})
     if workers:
         yield from tell(sql, workers)
-    return {row[0]: row[1] is not None for row in rows}
+    return [Cancelled(*row[:6]) for row in rows]
 
 
 def change(
@@ -452,8 +462,17 @@ def retry_now(sql: Statements, ids: list[int], now: Now = None) -> Steps[set[int
     return _ids(rows)
 
 
-def redrive(sql: Statements, ids: list[int], args: str | None = None, now: Now = None) -> Steps[list[int]]:
-    """Sends dead jobs back to their queues; the ids that were dead until now. UniqueKeyTaken: nothing was redriven."""
+class Redriven(NamedTuple):
+    """A job that was dead until now."""
+
+    id: int
+    task: str
+    queue: str
+    fence: int
+
+
+def redrive(sql: Statements, ids: list[int], args: str | None = None, now: Now = None) -> Steps[list[Redriven]]:
+    """Sends dead jobs back to their queues; those that were dead until now. UniqueKeyTaken: nothing was redriven."""
     taken = yield Call(sql["taken"], {"ids": ids})
     if taken:
         raise UniqueKeyTaken(
@@ -469,8 +488,8 @@ def redrive(sql: Statements, ids: list[int], args: str | None = None, now: Now =
             "two of these jobs have the same unique key, or another job took one just now: redrive them one by one; "
             "nothing was redriven"
         ) from error
-    yield from wake(sql, sorted({row[1] for row in rows}))
-    return sorted(row[0] for row in rows)
+    yield from wake(sql, sorted({row[2] for row in rows}))
+    return sorted(Redriven(*row) for row in rows)
 
 
 def purge(sql: Statements, ids: list[int]) -> Steps[list[int]]:

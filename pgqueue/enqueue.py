@@ -15,7 +15,7 @@ from typing import Any, overload
 from pgqueue import db, keyed
 from pgqueue.arguments import to_json
 from pgqueue.drivers import NO_TRANSACTION, AsyncConnection, Call, Steps, SyncConnection, perform_either, sqlstate
-from pgqueue.errors import InvalidOption, seconds
+from pgqueue.errors import InvalidOption, seconds, whole
 from pgqueue.job import Job, State
 from pgqueue.retry import RetryPolicy
 from pgqueue.settings import BULK_CHARS, BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES, NAME
@@ -323,15 +323,6 @@ def name(field: str, value: object) -> str:
         raise InvalidOption(f"{field} must be text, not {type(value).__name__}")
     if not NAME.fullmatch(value):
         raise InvalidOption(f"{field} must be 1 to 128 letters, digits and _ . : - , not {value[:40]!r}")
-    return value
-
-
-def whole(field: str, value: object, least: int, most: int) -> int:
-    """`value` if it is an int (no bool) within bounds; InvalidOption otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidOption(f"{field} must be a whole number, not {type(value).__name__}")
-    if not least <= value <= most:
-        raise InvalidOption(f"{field} must be between {least} and {most}, not {value}")
     return value
 
 

@@ -185,3 +185,27 @@ def seconds(name: str, value: object, *, least: float = 0.0, most: float = 10 * 
     if not least <= value <= most:  # NaN compares false
         raise InvalidOption(f"{name} must be between {least:g} and {most:g} seconds, not {value!r}")
     return float(value)
+
+
+def whole(field: str, value: object, least: int, most: int) -> int:
+    """`value` if it is an int (no bool) within bounds; InvalidOption otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidOption(f"{field} must be a whole number, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise InvalidOption(f"{field} must be between {least} and {most}, not {value}")
+    return value
+
+
+MAX_ID = 2**63 - 1  # of PostgreSQL's bigint
+
+
+def checked_id(value: object) -> int:
+    """`value` if it may be a job's id; InvalidOption otherwise."""
+    return whole("a job's id", value, 0, MAX_ID)
+
+
+def checked_ids(ids: object) -> list[int]:
+    """Ids of jobs, in their order, each once."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, list | tuple | set | frozenset):
+        raise InvalidOption(f"ids must be a list of job ids, not {type(ids).__name__}")
+    return sorted({checked_id(one) for one in ids})

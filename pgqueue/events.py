@@ -1,8 +1,9 @@
-"""What happens to jobs, told to whoever asked with `@app.on(...)`, in the worker process in which it happened.
+"""What happens to jobs, told to whoever asked with `@app.on(...)`, in the process in which it happened.
 
 started · completed · failed (an attempt) · retried · snoozed · released · dead_lettered · cancelled · rescued ·
-expired · claim_lost. A handler is called after the transition is committed, at most once; it may be sync or async,
-and an exception in it is logged and harms nothing.
+expired · claim_lost, in workers; redriven, and cancelled of a job that nobody ran, where the app object was told to. A
+handler is called after the transition is committed, at most once; it may be sync or async, and an exception in it is
+logged and harms nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from pgqueue.errors import ConfigurationError
 from pgqueue.failure import describe, trace
-from pgqueue.job import Job
+from pgqueue.job import Job, State
 
 EventName = Literal[
     "started",
@@ -30,6 +31,7 @@ EventName = Literal[
     "rescued",
     "expired",
     "claim_lost",
+    "redriven",
 ]
 NAMES: tuple[EventName, ...] = get_args(EventName)
 
@@ -73,10 +75,40 @@ class Events:
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
 
+    def tell(self, events: Sequence[Event]) -> None:
+        """Calls the handlers for who is no worker: on the running event loop, as emit() does; where none runs, on one
+        of their own, and then they have ended when this returns."""
+        wanted = [event for event in events if self.wanted(event.name)]
+        if not wanted:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(self._call_all(wanted))
+        else:
+            for event in wanted:
+                self.emit(event)
+
+    async def _call_all(self, events: Sequence[Event]) -> None:
+        for event in events:
+            for handler in self._handlers[event.name]:
+                await _call(handler, event)
+
     async def finish(self, seconds: float) -> None:
         """Waits up to so many seconds for handlers under way."""
         if self._under_way:
             await asyncio.wait(set(self._under_way), timeout=seconds)
+
+
+def cancelled(id_: int, task: str, queue: str, attempt: int, fence: int, why: str | None) -> Event:
+    """Of a job that no attempt of this process has ended."""
+    job = Job(id_, task, queue, State.CANCELLED, attempt=attempt, fence=fence, error=why)
+    return Event("cancelled", job, why)
+
+
+def redriven(id_: int, task: str, queue: str, fence: int) -> Event:
+    """Of a job that was dead."""
+    return Event("redriven", Job(id_, task, queue, fence=fence))
 
 
 async def _call(handler: Handler, event: Event) -> None:

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from pgqueue import db, rights
-from pgqueue.drivers import NO_RIGHT, STANDBY, Steps, sqlstate
-from pgqueue.errors import InvalidOption, MissingRight, SchemaError
+from pgqueue.drivers import NO_RIGHT, STANDBY, Rows, Steps, sqlstate
+from pgqueue.errors import MAX_ID, InvalidOption, MissingRight, SchemaError, checked_ids, whole
 from pgqueue.job import Job, Progress, State
 from pgqueue.logs import one_line
 from pgqueue.rights import Right
@@ -33,14 +33,21 @@ def find(
     bare: bool = False,
 ) -> Steps[list[Job]]:
     """Jobs in any state, newest first. before: only ids below, to read on. limit: 1 to 1,000. bare: with a marker in
-    place of their JSON."""
+    place of their JSON. Raises InvalidOption at once, before any step."""
     if state is not None and state not in {known.value for known in State}:
         raise InvalidOption(f"state must be one of {', '.join(known.value for known in State)}, not {state!r}")
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= 1_000:
         raise InvalidOption(f"limit must be a whole number between 1 and 1,000, not {limit!r}")
-    rows = yield from db.find_jobs(
-        sql, ids=ids, state=state, task=task, queue=queue, before=before, limit=limit, bare=bare
-    )
+    if ids is not None:
+        ids = checked_ids(ids)
+    if before is not None:
+        whole("before", before, 0, MAX_ID)
+    rows = db.find_jobs(sql, ids=ids, state=state, task=task, queue=queue, before=before, limit=limit, bare=bare)
+    return _read_jobs(rows, bare=bare)
+
+
+def _read_jobs(steps: Steps[Rows], *, bare: bool) -> Steps[list[Job]]:
+    rows = yield from steps
     if bare:
         return [replace(_job(row), args=_TOO_LARGE, meta=_TOO_LARGE, result=_TOO_LARGE) for row in rows]
     return [_job(row) for row in rows]

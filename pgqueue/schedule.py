@@ -17,8 +17,8 @@ from pgqueue import db, ticks
 from pgqueue.arguments import to_json
 from pgqueue.db import Due
 from pgqueue.drivers import Steps
-from pgqueue.enqueue import NewJob, Options, name, whole
-from pgqueue.errors import InvalidOption
+from pgqueue.enqueue import NewJob, Options, name
+from pgqueue.errors import InvalidOption, whole
 from pgqueue.settings import MAX_ARGS_BYTES
 from pgqueue.sql import Statements
 
@@ -95,6 +95,9 @@ def check_options(options: Options) -> None:
             raise InvalidOption(
                 f"{one} is no option of a schedule's jobs: each is due at its tick, which makes one job"
             )
+
+
+NOT_UNIQUE = "a task with a schedule cannot be unique, as each tick makes one job: see overlap= of it"
 
 
 def args_json(args: Mapping[str, Any] | list[Any] | tuple[Any, ...]) -> str:

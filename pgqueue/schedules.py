@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 
 from pgqueue import db, schedule, ticks
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform_either
-from pgqueue.enqueue import NewJob, Options, name, whole
-from pgqueue.errors import InvalidOption, ScheduleNotFound, ScheduleTaken
+from pgqueue.enqueue import NewJob, Options, name
+from pgqueue.errors import InvalidOption, ScheduleNotFound, ScheduleTaken, whole
 from pgqueue.job import Job
 from pgqueue.schedule import Schedule
 from pgqueue.sql import Statements
@@ -128,7 +128,9 @@ class Schedules:
             return NewJob(str(task), schedule.args_json(args), Options(**options))
         chosen = known.options(**options)
         new: NewJob = chosen.job(**args) if isinstance(args, Mapping) else chosen.job(*args)
-        return replace(new, options=replace(new.options, delay=0.0, run_at=None, unique_key=None))
+        if new.options.has_key:
+            raise InvalidOption(f"task {known.name}: {schedule.NOT_UNIQUE}; with unique=False its jobs are plain ones")
+        return replace(new, options=replace(new.options, delay=0.0, run_at=None))
 
     @overload
     def remove(self, *names: str, connection: SyncConnection | None = None) -> bool: ...

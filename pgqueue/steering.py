@@ -16,8 +16,9 @@ from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from pgqueue import db
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform_either
-from pgqueue.enqueue import key, moment, name, whole
-from pgqueue.errors import InvalidOption, seconds
+from pgqueue.enqueue import key, moment, name
+from pgqueue.errors import MAX_ID, InvalidOption, checked_id, checked_ids, seconds, whole
+from pgqueue.events import Events, cancelled
 from pgqueue.job import State
 from pgqueue.sql import Statements
 from pgqueue.task import Task
@@ -29,7 +30,6 @@ T = TypeVar("T")
 BATCH = 1_000  # jobs a statement: it holds the locks of those that run
 WHY = "cancelled by an operator"
 _LIVE = tuple(state.value for state in (State.QUEUED, State.RUNNING, State.BLOCKED))
-_MAX_ID = 2**63 - 1
 
 
 class LiveFilter(TypedDict, total=False):
@@ -52,18 +52,27 @@ class LiveFilter(TypedDict, total=False):
 # -- the steps ---------------------------------------------------------------------------------------------------------
 
 
-def cancel(sql: Statements, ids: list[int], why: str) -> Steps[dict[int, bool]]:
+Heard = Callable[[list[db.Cancelled]], None]
+"""Told of each batch as it is done, before anything is committed."""
+
+
+def cancel(sql: Statements, ids: list[int], why: str, heard: Heard | None = None) -> Steps[dict[int, bool]]:
     """Cancels jobs that nobody runs, and asks those that run to end; by id, whether it runs."""
     done: dict[int, bool] = {}
     for start in range(0, len(ids), BATCH):
-        done |= yield from db.cancel(sql, ids[start : start + BATCH], why)
+        some = yield from db.cancel(sql, ids[start : start + BATCH], why)
+        done |= {job.id: job.why is None for job in some}
+        if heard is not None:
+            heard(some)
     return dict(sorted(done.items()))
 
 
-def cancel_some(sql: Statements, which: LiveFilter, why: str, *, dry_run: bool) -> Steps[dict[int, bool]]:
+def cancel_some(
+    sql: Statements, which: LiveFilter, why: str, heard: Heard | None = None, *, dry_run: bool
+) -> Steps[dict[int, bool]]:
     """The same for the jobs that a filter finds."""
     ids = yield from db.find_live(sql, **which)  # type: ignore[misc]
-    return dict.fromkeys(ids, False) if dry_run else (yield from cancel(sql, ids, why))
+    return dict.fromkeys(ids, False) if dry_run else (yield from cancel(sql, ids, why, heard))
 
 
 def retry_now(sql: Statements, ids: list[int]) -> Steps[list[int]]:
@@ -107,7 +116,7 @@ def filtered(which: LiveFilter, verb: str = "cancel") -> LiveFilter:
     if "state" in chosen and chosen["state"] not in _LIVE:
         raise InvalidOption(f"state must be one of {', '.join(_LIVE)}, not {chosen['state']!r}")
     if "limit" in chosen:
-        whole("limit", chosen["limit"], 1, _MAX_ID)
+        whole("limit", chosen["limit"], 1, MAX_ID)
     return chosen  # type: ignore[return-value]
 
 
@@ -116,13 +125,6 @@ def filtered_queued(which: LiveFilter, verb: str) -> LiveFilter:
     if which.get("state") not in (None, "queued"):
         raise InvalidOption(f"state must be queued or left out: {verb}() is for queued jobs, not {which['state']!r}")
     return {**filtered(which, verb), "state": "queued"}
-
-
-def checked_ids(ids: object) -> list[int]:
-    """Ids of jobs, in their order, each once."""
-    if isinstance(ids, str | bytes) or not isinstance(ids, list | tuple | set | frozenset):
-        raise InvalidOption(f"ids must be a list of job ids, not {type(ids).__name__}")
-    return sorted({whole("a job's id", one, 0, _MAX_ID) for one in ids})
 
 
 def reason(why: object) -> str:
@@ -150,6 +152,8 @@ def until_when(until: object) -> tuple[datetime | None, float | None]:
 class Home(Protocol):
     """What they need of their app."""
 
+    events: Events
+
     @property
     def statements(self) -> Statements: ...
 
@@ -159,12 +163,18 @@ class Home(Protocol):
 
 
 def act(
-    home: Home, connection: SyncConnection | AsyncConnection | None, steps: Steps[T], said: Callable[[T], None]
+    home: Home,
+    connection: SyncConnection | AsyncConnection | None,
+    steps: Steps[T],
+    said: Callable[[T], None],
+    told: Callable[[], None] = lambda: None,
 ) -> T | Awaitable[T]:
-    """Runs the steps, in a transaction of their own or in the connection's, and says what they did in the log."""
+    """Runs the steps, in a transaction of their own or in the connection's, and says what they did in the log. told:
+    calls the handlers of events, once it is committed; not of what the caller's own transaction may still undo."""
     if connection is None:
         done = home.perform(steps)
         said(done)
+        told()
         return done
 
     def and_say() -> Steps[T]:
@@ -373,17 +383,19 @@ class Steered:
         One that nobody runs ends at once and never starts. One that runs is asked to end, within a second or so: an
         async one by CancelledError, a sync one by `ctx.cancelled`. Whatever it then returns or raises it is cancelled,
         and never tried again. False, or left out, is what has ended or was asked before. dry_run: only says which. The
-        ids are looked up first; what starts in between is asked to end."""
+        ids are looked up first; what starts in between is asked to end. Handlers of `cancelled` hear in this process of
+        what ended at once, after the commit; not with a connection=, whose transaction may yet be rolled back."""
         said = reason(why)
-        sql = self._home.statements
+        sql, heard = self._home.statements, list[db.Cancelled]()
+        told = partial(_tell_cancelled, self._home.events, heard)
         if job_id is not None:
             if which or dry_run:
                 raise InvalidOption("give either one job's id or filters; several ids are ids=[…]")
-            ids = [whole("a job's id", job_id, 0, _MAX_ID)]
-            one = _bool(cancel(sql, ids, said))
-            return act(self._home, connection, one, lambda done: _say_cancelled(ids if done else []))
-        some = _list(cancel_some(sql, filtered(which), said, dry_run=dry_run))
-        return act(self._home, connection, some, lambda done: _say_cancelled([] if dry_run else done))
+            ids = [checked_id(job_id)]
+            one = _bool(cancel(sql, ids, said, heard.extend))
+            return act(self._home, connection, one, lambda done: _say_cancelled(ids if done else []), told)
+        some = _list(cancel_some(sql, filtered(which), said, heard.extend, dry_run=dry_run))
+        return act(self._home, connection, some, lambda done: _say_cancelled([] if dry_run else done), told)
 
     @overload
     def retry_now(self, job_id: int, *, connection: SyncConnection | None = None) -> bool: ...
@@ -479,7 +491,7 @@ class Steered:
             return act(self._home, connection, some, lambda done: _say_jobs(done, *said))
         if which:
             raise InvalidOption("give either one job's id or filters; several ids are ids=[…]")
-        ids = [whole("a job's id", job_id, 0, _MAX_ID)]
+        ids = [checked_id(job_id)]
         return act(self._home, connection, _bool(act_on(ids)), lambda done: _say_jobs(ids if done else [], *said))
 
 
@@ -510,6 +522,11 @@ def _bool(steps: Steps[Any]) -> Steps[bool]:
 
 def _list(steps: Steps[dict[int, bool]]) -> Steps[list[int]]:
     return list((yield from steps))
+
+
+def _tell_cancelled(events: Events, done: list[db.Cancelled]) -> None:
+    """Of those that have ended; who runs the others tells of them when they do."""
+    events.tell([cancelled(*job) for job in done if job.why is not None])
 
 
 def _say_cancelled(ids: list[int]) -> None:

@@ -23,7 +23,7 @@ from pgqueue.job import Job
 from pgqueue.middleware import UNNAMED, Middleware, body_of, unfit
 from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
-from pgqueue.schedule import Schedule
+from pgqueue.schedule import NOT_UNIQUE, Schedule
 from pgqueue.sql import Statements
 from pgqueue.unique import check_known
 
@@ -288,7 +288,7 @@ def make(
     declared = _schedules(cron, every, timezone, schedules)
     checked = Options(timeout=timeout, **options)  # type: ignore[arg-type]
     if declared and checked.has_key:
-        raise InvalidOption("a task with a schedule cannot be unique, as each tick makes one job: see overlap= of it")
+        raise InvalidOption(NOT_UNIQUE)
     made: Task[Any, Any] = Task(
         home,
         function,

@@ -29,7 +29,7 @@ from pgqueue.cli.common import (
 from pgqueue.cli.watch import watch_option
 from pgqueue.drivers import Steps
 from pgqueue.enqueue import NewJob, Options
-from pgqueue.errors import JobNotFound, OperationError
+from pgqueue.errors import JobNotFound, OperationError, checked_ids
 from pgqueue.job import Job, Progress, State
 from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 from pgqueue.steering import WHY, LiveFilter
@@ -236,7 +236,7 @@ def cancel(
         # Those that were counted: what has come since was not asked about.
         _report(app.jobs.cancel(ids=found, why=why), "cancelled, or asked to end", as_json=as_json)
         return
-    done = app.perform(steering.cancel(app.statements, steering.checked_ids(asked), steering.reason(why)))
+    done = app.perform(steering.cancel(app.statements, checked_ids(asked), steering.reason(why)))
     wrong = []
     for job_id in asked:
         said = "cancelled"
@@ -339,7 +339,7 @@ def _act(
         steps = steering.of_queued(app.statements, found, None if dry_run else act)
         _report(app.perform(steps), f"would be {what}" if dry_run else what, as_json=as_json)
         return
-    done = app.perform(act(steering.checked_ids(asked)))
+    done = app.perform(act(checked_ids(asked)))
     wrong = []
     for job_id in asked:
         said = what

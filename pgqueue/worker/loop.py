@@ -23,7 +23,7 @@ from uuid import UUID
 from pgqueue import db
 from pgqueue.counts import Counts
 from pgqueue.db import Claim, Order
-from pgqueue.events import Event, Events
+from pgqueue.events import Event, Events, cancelled
 from pgqueue.failure import describe, trace
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.settings import CHORE_PATIENCE, WorkerSettings
@@ -360,9 +360,9 @@ class Loop:
         if strays:
             ids, fences = list(strays), list(strays.values())
             for job in await self._claim_link.perform(db.cancel_asked(self._sql, self._worker_id, ids, fences)):
-                log.info(
-                    "cancelled: it was claimed without our knowing", extra={"event": "job_cancelled", "job_id": job}
-                )
+                fields = {"job_id": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt}
+                log.info("cancelled: it was claimed without our knowing", extra={"event": "job_cancelled", **fields})
+                self._events.emit(cancelled(*job))
         self._strays.clear()
 
     async def _release_ghosts(self) -> None:

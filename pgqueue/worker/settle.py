@@ -293,7 +293,9 @@ class Settler:
                 done = await self._link.perform(write(self._sql, self._worker_id, batch))
                 # First this: what was passed by is ours still, and `settled` takes all we asked about for done.
                 if len(done) < len(batch) and isinstance(batch[0].verdict, _PASSES_BY):
-                    asked |= await self._link.perform(self._cancel_asked(_without(batch, done), again=tries > 0))
+                    left = _claims(_without(batch, done))
+                    ended = db.cancel_asked(self._sql, self._worker_id, *left, again=tries > 0)
+                    asked |= {job.id: job.why or "" for job in await self._link.perform(ended)}
                 if tries:
                     before = await self._done_before(_without(batch, done | asked.keys()))
                     done |= {job for job, certain in before.items() if certain}
@@ -340,9 +342,6 @@ class Settler:
     def _lost(self, attempt: Attempt) -> None:
         self.counts.claims_lost += 1
         tell_lost(attempt, self._events)
-
-    def _cancel_asked(self, left: list[Settlement], *, again: bool) -> Steps[dict[int, str]]:
-        return db.cancel_asked(self._sql, self._worker_id, *_claims(left), again=again)
 
     async def _done_before(self, missing: list[Settlement]) -> dict[int, bool]:
         """Which of these an earlier write did, whose answer was lost with the connection; whether that is certain."""

@@ -77,6 +77,23 @@ def test_a_database_that_does_not_exist_is_exit_3(run: Run, pgqueue_server: str,
     assert 'database "no_such_database" does not exist' in run(*command, "--database-url", url, code=3).stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *[("jobs", verb) for verb in ("show", "cancel", "retry")],
+        ("jobs", "change", "--priority", "1"),
+        *[("dead", verb) for verb in ("show", "redrive", "purge")],
+        ("jobs", "list", "--before"),
+        ("dead", "list", "--before"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_an_id_beyond_all_ids_is_a_usage_error_that_says_so(on: Run, command: tuple[str, ...]) -> None:
+    said = on(*command, str(2**63), code=2).stderr
+    what = "before" if "--before" in command else "a job's id"
+    assert said == f"pgqueue: {what} must be between 0 and {2**63 - 1}, not {2**63}\n"
+
+
 @pytest.mark.parametrize("schema", ["pgqueue", "migrated_away"])
 def test_a_database_without_tables_is_exit_3_and_says_what_to_do(
     run: Run, pgqueue_blank_database: str, schema: str

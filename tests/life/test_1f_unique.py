@@ -126,7 +126,7 @@ def test_a_key_until_the_claim_is_given_up_by_the_first_claim_and_no_retry_relea
     worker_id, ids, fences = claimed(app, connection)
     assert ids == [first.id]
     run(connection, db.dead_letter(sql, worker_id, ids, fences, ["never"], ["no"], [None]))
-    assert app.dead.redrive([first.id]) == [first.id]
+    assert app.dead.redrive(first.id) == [first.id]
     assert unique.enqueue(connection, 1).id == second.id
 
 

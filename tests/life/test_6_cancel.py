@@ -30,18 +30,20 @@ def expire(app: PgQueue, connection: Look, limit: int = 100, now: datetime = NOW
 @pytest.mark.parametrize("state", ["queued", "blocked"])
 def test_a_job_that_nobody_runs_is_cancelled_at_once_and_says_why(state: str, app: PgQueue, connection: Look) -> None:
     job, other = job_in(app, connection, state), job_in(app, connection, "queued")
-    assert run(connection, db.cancel(app.statements, [job, 999_999], "no longer wanted", NOW)) == {job: False}
+    assert run(connection, db.cancel(app.statements, [job, 999_999], "no longer wanted", NOW)) == [
+        (job, "test.task", "default", 0, 0, "no longer wanted")
+    ]
     row = ended(connection, job)
     assert (row.state, row.error, row.finished_at, row.attempt) == ("cancelled", "no longer wanted", NOW, 0)
     assert ended(connection, other).state == "queued"
-    assert run(connection, db.cancel(app.statements, [job], "again")) == {}
+    assert run(connection, db.cancel(app.statements, [job], "again")) == []
 
 
 @pytest.mark.parametrize("state", ["completed", "cancelled", "expired", "dead"])
 def test_a_job_that_has_ended_stays_as_it_is(state: str, app: PgQueue, connection: Look) -> None:
     job = job_in(app, connection, state)
     before = everything(connection)
-    assert run(connection, db.cancel(app.statements, [job], "too late")) == {}
+    assert run(connection, db.cancel(app.statements, [job], "too late")) == []
     assert app.jobs.cancel(job) is False
     assert everything(connection) == before
 
@@ -94,7 +96,7 @@ def test_a_cancel_that_meets_a_claim_waits_for_it_and_asks_the_job_to_end(
             eventually(lambda: connection.execute(waits, [operator.info.backend_pid]).fetchone() == (True,))
         finally:
             claimer.commit()
-        assert waiting.result(timeout=20) == {job: True}
+        assert [(one.id, one.why) for one in waiting.result(timeout=20)] == [(job, None)]
     row = ended(connection, job)
     assert (row.state, row.worker_id) == ("running", worker)
     assert run(connection, db.orders(app.statements, worker)) == [("cancel", "no", job, 1, None)]
@@ -118,7 +120,7 @@ def test_a_cancel_that_meets_a_retry_waits_for_it_and_ends_the_job(
             eventually(lambda: connection.execute(waits, [operator.info.backend_pid]).fetchone() == (True,))
         finally:
             settling.commit()
-        assert waiting.result(timeout=20) == {job: False}
+        assert [(one.id, one.why) for one in waiting.result(timeout=20)] == [(job, "no")]
     row = ended(connection, job)
     assert (row.state, row.error, [one["error"] for one in row.errors]) == ("cancelled", "no", ["refused"])
 

@@ -208,11 +208,11 @@ def test_a_running_job_that_was_asked_to_end_comes_back_to_no_queue(
     assert run(connection, db.orders(app.statements, row.worker_id)) == [("cancel", "enough", job, row.fence, None)]
     if verb in SETTLES:
         assert run(connection, SETTLES[verb](*mine)) == set()
-        assert run(connection, db.cancel_asked(app.statements, row.worker_id, [job], [row.fence + 1])) == {}
-        assert run(connection, db.cancel_asked(*mine)) == {job: "enough"}
+        assert run(connection, db.cancel_asked(app.statements, row.worker_id, [job], [row.fence + 1])) == []
+        assert run(connection, db.cancel_asked(*mine)) == [(job, "test.task", "default", 1, 1, "enough")]
     elif verb == "ghosts":
         assert run(connection, db.release_ghosts(app.statements, row.worker_id, [])) == []
-        assert run(connection, db.cancel_asked(*mine)) == {job: "enough"}
+        assert run(connection, db.cancel_asked(*mine)) == [(job, "test.task", "default", 1, 1, "enough")]
     else:
         connection.execute("update pgqueue.workers set expires_at = statement_timestamp()")
         lost = rescue.sweep(app.statements)
@@ -516,6 +516,23 @@ BAD: list[tuple[Callable[[PgQueue], Any], str]] = [
     (lambda app: app.jobs.retry_now(tags=["x"]), r"retry_now\(\) takes no filter 'tags'"),  # type: ignore[call-overload]
     (lambda app: app.jobs.retry_now(), "say which jobs: ids, task"),
     (lambda app: app.jobs.retry_now("7"), "a job's id must be a whole number, not str"),  # type: ignore[call-overload]
+    (lambda app: app.jobs.get(2**70), "a job's id must be between 0 and"),
+    (lambda app: app.jobs.get(-1), "a job's id must be between 0 and"),
+    (lambda app: app.jobs.get(True), "a job's id must be a whole number, not bool"),
+    (lambda app: app.jobs.get("7"), "a job's id must be a whole number, not str"),  # type: ignore[arg-type]
+    (lambda app: app.jobs.list(before=2**70), "before must be between 0 and"),
+    (lambda app: app.jobs.list(before=7.0), "before must be a whole number, not float"),  # type: ignore[arg-type]
+    (lambda app: app.jobs.list(state="gone"), "state must be one of queued, running"),
+    (lambda app: app.jobs.list(limit=0), "limit must be a whole number between 1 and 1,000"),
+    (lambda app: app.dead.list(before=-1), "before must be between 0 and"),
+    (lambda app: app.dead.redrive(2**70), "a job's id must be between 0 and"),
+    (lambda app: app.dead.redrive("7"), "a job's id must be a whole number, not str"),  # type: ignore[arg-type]
+    (lambda app: app.dead.redrive(ids=[True]), "a job's id must be a whole number, not bool"),
+    (lambda app: app.dead.redrive(ids="7"), "ids must be a list of job ids, not str"),  # type: ignore[arg-type]
+    (lambda app: app.dead.redrive(task="t", limit=2**70), "limit must be between 1 and"),
+    (lambda app: app.dead.redrive(tasks="t"), "there is no filter 'tasks'; there are ids, task"),  # type: ignore[call-arg]
+    (lambda app: app.dead.purge(2**70), "a job's id must be between 0 and"),
+    (lambda app: app.dead.purge(), "say which dead jobs"),
 ]
 
 

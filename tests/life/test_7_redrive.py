@@ -59,7 +59,8 @@ def test_a_redriven_job_is_the_same_job_due_now_with_its_attempts_anew_and_its_f
     )
     connection.execute("update pgqueue.dead_jobs set crashes = 2, expires_at = now() - interval '1 day'")
     before = ended(connection, job)
-    assert run(connection, db.redrive(app.statements, [job, 999_999], None, NOW)) == [job]
+    (done,) = run(connection, db.redrive(app.statements, [job, 999_999], None, NOW))
+    assert done == (job, "test.task", "q", 3)
     row = ended(connection, job)
     assert (row.state, row.attempt, row.crashes, row.fence, row.worker_id) == ("queued", 0, 0, 3, None)
     assert (row.run_at, row.created_at, row.expires_at, row.started_at) == (NOW, before.created_at, None, None)

@@ -277,7 +277,7 @@ def test_jobs_are_claimed_settled_and_redriven_while_a_prune_is_under_way(
     assert left(connection) == [old]  # not committed yet
     connection.execute("set lock_timeout = '1ms'")  # any wait for a lock is an error
     done = job_in(app, connection, "completed", task="shop.pay")
-    assert run(connection, db.redrive(SQL, dead[:1])) == dead[:1]
+    assert [one.id for one in run(connection, db.redrive(SQL, dead[:1]))] == dead[:1]
     second.commit()
     assert left(connection) == [done]
     assert left(connection, "dead_jobs") == []

@@ -670,6 +670,26 @@ def test_a_schedules_arguments_must_fit_its_task() -> None:
         app.worker()
 
 
+def test_the_jobs_of_a_schedule_are_not_unique_whoever_says_so(app: PgQueue, connection: Connection) -> None:
+    nowhere = PgQueue("postgresql://nobody@127.0.0.1:1/nothing")
+
+    @nowhere.task(name="once", unique=True, on_conflict="raise")
+    def once() -> None: ...
+
+    plain = nowhere.task(name="plain")(lambda: None)
+    for task in (once, "once", plain.options(unique_key="k", on_conflict="raise"), once.options(unique_key="k")):
+        with pytest.raises(InvalidOption, match=r"task (once|plain): a task with a schedule cannot be unique"):
+            nowhere.schedules.add(name="s", task=task, every=60)
+
+    app.tasks.update(nowhere.tasks)
+    app.schedules.add(name="s", task="once", every=60, unique=False)
+    app.schedules.add(name="t", task=once.options(unique=False), every=60)
+    first, second = app.schedules.run_now("s"), app.schedules.run_now("s")
+    assert first.id != second.id
+    rows = connection.execute("select unique_key, queued_key from pgqueue.jobs").fetchall()
+    assert rows == [(None, None)] * 2
+
+
 def test_what_a_task_says_of_its_times_is_checked_where_it_is_declared() -> None:
     app = PgQueue("postgresql://nobody@127.0.0.1:1/nothing")
     app.task(name="first", every=60)(lambda: None)

@@ -230,7 +230,7 @@ class Lives(RuleBasedStateMachine):
                 change = ("cancelled", {})
         if held and row["asked"] and verb not in ("complete", "cancel"):  # a late failure does not revive it
             assert done == set()
-            done = set(self.run(db.cancel_asked(*mine, self.now)))
+            done = {one.id for one in self.run(db.cancel_asked(*mine, self.now))}
             change = ("cancelled", {})
         assert done == ({job} if held else set())
         if held and change[0] == "queued":
@@ -264,8 +264,9 @@ class Lives(RuleBasedStateMachine):
         job = sorted(self.model.jobs)[which % len(self.model.jobs)]
         row = self.model.jobs[job]
         runs = row["state"] == "running"
-        expected = {job: runs} if row["state"] == "queued" or (runs and not row["asked"]) else {}
-        assert self.run(db.cancel(self.sql, [job], "no", self.now)) == expected
+        expected = [(job, None if runs else "no")] if row["state"] == "queued" or (runs and not row["asked"]) else []
+        done = self.run(db.cancel(self.sql, [job], "no", self.now))
+        assert [(one.id, one.why) for one in done] == expected
         if runs:
             row["asked"] = True
         elif expected:
@@ -309,7 +310,7 @@ class Lives(RuleBasedStateMachine):
     def redrive(self, which: int) -> None:
         job = sorted(self.model.jobs)[which % len(self.model.jobs)]
         expected = [job] if job in self.model.within("dead") else []
-        assert self.run(db.redrive(self.sql, [job], None, self.now)) == expected
+        assert [one.id for one in self.run(db.redrive(self.sql, [job], None, self.now))] == expected
         if expected:
             self.model.back(job, attempt=0, crashes=0, errors=0, run_at=self.now, expires_at=None)
 

@@ -266,7 +266,7 @@ class Producer:
         done: list[int] = []
         try:
             with psycopg.connect(self._url, connect_timeout=3, application_name=NAME) as raw:
-                done = perform_raw(raw, db.redrive(SQL, ids))
+                done = [one.id for one in perform_raw(raw, db.redrive(SQL, ids))]
         except (psycopg.Error, PgQueueError):
             for job in done:
                 ledger.write("redrive unknown", job=job)

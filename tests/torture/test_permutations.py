@@ -105,7 +105,8 @@ def _settle(event: str, write: Callable[..., Steps[set[int]]], *each: Any) -> En
         if write in (db.retry, db.dead_letter, db.give_back):  # as the Settler does with what they pass by
             left = [job for job in jobs if job not in done]
             fences = [world.holds[who][job] for job in left]
-            asked = set((yield from db.cancel_asked(world.sql, world.workers[who], left, fences)))
+            ended = yield from db.cancel_asked(world.sql, world.workers[who], left, fences)
+            asked = {one.id for one in ended}
             world.tell("told.cancelled", asked, who)
         world.tell("lost", set(jobs) - done - asked, who)
 
@@ -122,7 +123,8 @@ SETTLES = {
 
 
 def _redrive(world: World, reverse: bool) -> Steps[None]:
-    world.tell("redriven", (yield from db.redrive(world.sql, world.turned(reverse))))
+    done = yield from db.redrive(world.sql, world.turned(reverse))
+    world.tell("redriven", [one.id for one in done])
 
 
 Verb = Callable[[World, bool], Steps[Any]]

@@ -318,6 +318,8 @@ def test_a_job_that_was_claimed_without_its_workers_knowing_is_cancelled_too(
     app: PgQueue, connection: Look, work: Any, logged: Any
 ) -> None:
     app.task(name="test.task")(lambda: None)
+    told = []
+    app.on("cancelled")(lambda event: told.append((event.job.id, event.job.task, event.job.queue, event.error)))
     app.queues.pause("held")
     work()
     (worker,) = eventually(lambda: connection.execute("select id from pgqueue.workers").fetchone())
@@ -328,6 +330,8 @@ def test_a_job_that_was_claimed_without_its_workers_knowing_is_cancelled_too(
     ).fetchone()
     eventually(lambda: state(connection, job) == "cancelled")
     assert ended(connection, job).error == "enough"
+    eventually(lambda: told == [(job, "test.task", "held", "enough")])
+    assert [record.task for record in logged("job_cancelled")] == ["test.task"]
 
 
 def test_a_cancelled_job_that_does_not_end_is_named_in_the_log(

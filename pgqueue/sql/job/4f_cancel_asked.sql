@@ -2,7 +2,7 @@
 -- a retry, a dead letter, a snooze or a release has passed it by.
 -- In: worker_id uuid, ids bigint[], fences int[], again boolean (also those that this did before, when its answer was
 --     lost), now timestamptz or null
--- Out: id, why. Index: primary key, or jobs_cancelling, which holds nothing else. Caller: db.cancel_asked
+-- Out: id, task, queue, attempt, fence, why. Index: primary key, or jobs_cancelling, which holds nothing else. Caller: db.cancel_asked
 with done as (
     select *
     from unnest(%(ids)s::bigint[], %(fences)s::int[]) as d (id, fence)
@@ -35,11 +35,11 @@ ended as (
         coalesce(%(now)s::timestamptz, statement_timestamp()), cancelling,
         case when fence > 1 then (select errors from {schema}.job_history where job_id = held.id) end
     from held
-    returning id, error
+    returning id, task, queue, attempt, fence, error
 )
-select id, error from ended
+select id, task, queue, attempt, fence, error from ended
 union all
-select job.id, job.error
+select job.id, job.task, job.queue, job.attempt, job.fence, job.error
 from done
 join {schema}.finished_jobs as job on job.id = done.id
 where %(again)s::boolean and job.state = 'cancelled' and job.worker_id = %(worker_id)s and job.fence = done.fence

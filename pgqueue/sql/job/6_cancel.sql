@@ -1,7 +1,8 @@
 -- cancel: queued, blocked -> cancelled. Nobody holds such a job, so the state is the guard. A job that runs is asked to
 -- end: `cancelling` says why, and from then on every way out of running but completion leads to cancelled.
--- In: ids bigint[], error text (why), now timestamptz or null. Out: id, worker_id of the ones that were asked (else null).
--- Index: primary key. Caller: db.cancel
+-- In: ids bigint[], error text (why), now timestamptz or null
+-- Out: id, task, queue, attempt, fence, why (null: it was asked), worker_id (null: it has ended). Index: primary key.
+-- Caller: db.cancel
 -- The mark is in the row, not in a table beside it: a retry that waits for our lock sees the row as we leave it, and a
 -- row that was put elsewhere it would not see. The state was seen under the lock; named again in the DELETE, it would be
 -- that of before the lock was waited for.
@@ -25,7 +26,7 @@ asked as (
     update {schema}.jobs
     set cancelling = %(error)s::text
     where id = any(array(select id from held where state = 'running')) and cancelling is null
-    returning id, worker_id
+    returning id, task, queue, attempt, fence, worker_id
 ),
 ended as (
     insert into {schema}.finished_jobs
@@ -36,8 +37,8 @@ ended as (
         coalesce(%(now)s::timestamptz, pg_catalog.statement_timestamp()), %(error)s::text,
         case when fence > 0 then (select errors from {schema}.job_history where job_id = gone.id) end
     from gone
-    returning id
+    returning id, task, queue, attempt, fence, error
 )
-select id, null from ended
+select id, task, queue, attempt, fence, error, null from ended
 union all
-select id, worker_id from asked
+select id, task, queue, attempt, fence, null, worker_id from asked

@@ -1,7 +1,7 @@
 -- redrive: dead -> queued, due now. The id stays, the fence goes on; state, attempt and crashes start anew.
 -- The row is deleted and inserted in one statement, so two operators who click at once make one job.
--- In: ids bigint[], args jsonb or null (as they were), now timestamptz or null. Out: id, queue. Raises 23505 when a live
---     job holds the unique key: nothing is redriven then. Caller: db.redrive
+-- In: ids bigint[], args jsonb or null (as they were), now timestamptz or null. Out: id, task, queue, fence. Raises 23505
+--     when a live job holds the unique key: nothing is redriven then. Caller: db.redrive
 with corpse as materialized (
     select id
     from {schema}.dead_jobs
@@ -21,4 +21,4 @@ select id, queue, task, priority, coalesce(%(now)s::timestamptz, pg_catalog.stat
     created_at, timeout, coalesce(%(args)s::jsonb, args), retry, unique_key, concurrency_key, tags, meta
 from gone
 order by unique_key nulls first, id
-returning id, queue
+returning id, task, queue, fence
