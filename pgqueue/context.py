@@ -85,8 +85,8 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """True once the job should end: its worker's grace period is over, its time is up, or its claim was found lost.
-        For sync tasks."""
+        """True once the job should end: an operator cancelled it, its worker's grace period is over, its time is up, or
+        its claim was found lost. For sync tasks."""
         return self._stop.is_set()
 
     def progress(self, fraction: float, note: str | None = None) -> None:
