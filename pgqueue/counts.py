@@ -16,6 +16,9 @@ BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1800.0)
 
 Key = tuple[str, str]  # queue, task
 
+# Jobs, and of `failed` and `retried` attempts, by (queue, task); each is a counter of /metrics.
+NAMES = ("completed", "failed", "retried", "dead_lettered", "rescued", "cancelled", "expired")
+
 
 @dataclass
 class Histogram:
@@ -35,11 +38,15 @@ class Histogram:
 
 @dataclass
 class Counts:
-    """completed, failed (attempts), dead_lettered: jobs by (queue, task). wait, run: histograms in seconds."""
+    """Those of NAMES, by (queue, task). wait, run: histograms in seconds."""
 
     completed: Counter[Key] = field(default_factory=Counter)
     failed: Counter[Key] = field(default_factory=Counter)
+    retried: Counter[Key] = field(default_factory=Counter)
     dead_lettered: Counter[Key] = field(default_factory=Counter)
+    rescued: Counter[Key] = field(default_factory=Counter)
+    cancelled: Counter[Key] = field(default_factory=Counter)
+    expired: Counter[Key] = field(default_factory=Counter)
     claims_lost: int = 0
     wait: dict[Key, Histogram] = field(default_factory=dict)
     run: dict[Key, Histogram] = field(default_factory=dict)
@@ -54,13 +61,15 @@ class Counts:
         both[0].observe(wait if wait > 0.0 else 0.0)
         both[1].observe(run)
 
+    @property
+    def anything(self) -> bool:
+        """Whether anything was counted."""
+        return bool(self.run or self.claims_lost or any(getattr(self, name) for name in NAMES))
+
     def to_json(self) -> dict[str, Any]:
         """For the channel to the supervisor."""
         return {
-            "counters": {
-                name: [[*key, value] for key, value in getattr(self, name).items()]
-                for name in ("completed", "failed", "dead_lettered")
-            },
+            "counters": {name: [[*key, value] for key, value in getattr(self, name).items()] for name in NAMES},
             "histograms": {
                 name: [[*key, one.buckets, one.total] for key, one in getattr(self, name).items()]
                 for name in ("wait", "run")

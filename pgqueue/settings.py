@@ -77,7 +77,11 @@ class WorkerSettings:
         metadata={"help": "A direct URL for LISTEN, when the database URL goes through a pooler."},
     )
     metrics_port: int | None = field(
-        default=None, metadata={"help": "Serve /metrics and /health on this port of 127.0.0.1; 0 chooses one."}
+        default=None, metadata={"help": "Serve /metrics and /health on this port; 0 chooses one."}
+    )
+    metrics_host: str = field(
+        default="127.0.0.1",
+        metadata={"help": "Address to serve them on; there is no password, so think of who reaches it."},
     )
     max_jobs_per_process: int | None = field(
         default=None, metadata={"help": "Replace a process after so many jobs; it finishes what it runs."}
@@ -116,6 +120,8 @@ class WorkerSettings:
         port = self.metrics_port
         if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536):
             raise ConfigurationError(f"metrics_port must be a port number below 65536, not {port!r}")
+        if not isinstance(self.metrics_host, str) or not self.metrics_host.strip():
+            raise ConfigurationError(f"metrics_host must be an address such as 127.0.0.1, not {self.metrics_host!r}")
         if self.listen_url is not None:
             if not isinstance(self.listen_url, str):
                 raise ConfigurationError(f"listen_url must be a URL, not {type(self.listen_url).__qualname__}")

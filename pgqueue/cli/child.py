@@ -250,10 +250,14 @@ async def _work(
 
 async def _report(loop: Loop, channel: Channel, limits: Limits | None, *, alone: bool) -> None:
     trouble = None
+    busy = 0
     replaced = False
     while True:
         await asyncio.sleep(1.0 if limits is None else _LIMITS_EVERY)
         jobs = _hand_over(loop, channel)
+        if loop.busy != busy:
+            busy = loop.busy
+            channel.send(busy=busy)
         if loop.trouble != trouble:
             trouble = loop.trouble
             channel.send(trouble=trouble)
@@ -302,7 +306,7 @@ def _hand_over(loop: Loop, channel: Channel) -> int:
     attempts that were."""
     taken = loop.take_counts()
     jobs = sum(sum(one.buckets) for one in taken.run.values())
-    if taken.run or taken.claims_lost:
+    if taken.anything:
         channel.send(counts=taken.to_json())
     return jobs
 

@@ -48,6 +48,7 @@ def _option(name: str, kind: Any, **more: Any) -> Callable[[F], F]:
 @_option("sweep_interval", float)
 @_option("listen_url", str, metavar="URL")
 @_option("metrics_port", int, metavar="PORT")
+@_option("metrics_host", str, metavar="ADDRESS")
 @_option("max_jobs_per_process", int, metavar="JOBS")
 @_option("max_memory", int, metavar="MB")
 @_option("max_age", float, metavar="SECONDS")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from pgqueue import db
+from pgqueue.counts import Counts
 from pgqueue.drivers import Steps
 from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
@@ -43,7 +44,7 @@ def chores(
     on_suspects: Callable[[int], None] | None,
     schedules: Sequence[Mapping[str, Any]] | None,
     on_declared: Callable[[], None] | None,
-) -> Callable[[Link, Events], Coroutine[Any, Any, None]]:
+) -> Callable[[Link, Events, Callable[[], Counts]], Coroutine[Any, Any, None]]:
     """The chores of one worker: a coroutine function that never ends by itself.
 
     tasks: what each keeps of its ended jobs. on_suspects: called by each sweep that finds jobs of these tasks waiting
@@ -51,7 +52,7 @@ def chores(
     None to leave what is written as it is; on_declared: called once they are.
     """
 
-    async def look_after(link: _Shared, events: Events) -> None:
+    async def look_after(link: _Shared, events: Events, counts: Callable[[], Counts]) -> None:
         next_prune = next_turn = began = 0.0
         turn: dict[str, bool] = {}  # tasks that we are pruning, a part between two sweeps: rescue must not wait for it
         pause = PRUNE_JOBS_EVERY
@@ -59,7 +60,7 @@ def chores(
         tries = 0
         while True:
             try:
-                tell(await link.transaction(sweep(sql)), events)
+                tell(await link.transaction(sweep(sql)), events, counts())
                 if on_suspects is not None:
                     waiting = await link.perform(db.suspects(sql, sorted(tasks), settings.queues, _SUSPECTS))
                     if waiting:
@@ -75,7 +76,8 @@ def chores(
                     more = True
                 if more:
                     more = await link.perform(prune_progress(sql))
-                tell_expired(await link.perform(expire(sql)), events)  # after prune, which makes today's partition
+                late = await link.perform(expire(sql))  # after prune, which makes today's partition
+                tell_expired(late, events, counts())
                 if retained and not turn and time.monotonic() >= next_turn:
                     began = time.monotonic()
                     next_turn = began + pause
@@ -128,10 +130,10 @@ def chores(
             most = until_next(settings.sweep_interval, uniform)
             await asyncio.sleep(most if pause is None else min(most, pause))
 
-    async def both(link: Link, events: Events) -> None:
+    async def both(link: Link, events: Events, counts: Callable[[], Counts]) -> None:
         shared = _Shared(link)
         async with asyncio.TaskGroup() as group:
-            group.create_task(look_after(shared, events))
+            group.create_task(look_after(shared, events, counts))
             group.create_task(fire_ticks(shared))
 
     return both

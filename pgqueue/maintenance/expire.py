@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from pgqueue import db
+from pgqueue.counts import Counts
 from pgqueue.drivers import Rows, Steps
 from pgqueue.events import Event, Events
 from pgqueue.job import Job, State
@@ -25,10 +26,12 @@ def expire(sql: Statements) -> Steps[Rows]:
             return late
 
 
-def tell_expired(late: Rows, events: Events) -> None:
-    """Logs how many there were, and calls the handlers of each one's event."""
+def tell_expired(late: Rows, events: Events, counts: Counts) -> None:
+    """Logs how many there were, counts them, and calls the handlers of each one's event."""
     if late:
         log.info("%d jobs expired before they were started", len(late), extra={"event": "jobs_expired"})
+    for _, task, queue in late:
+        counts.expired[queue, task] += 1
     if events.wanted("expired"):
         for job_id, task, queue in late:
             events.emit(Event("expired", Job(id=job_id, task=task, queue=queue, state=State.EXPIRED)))

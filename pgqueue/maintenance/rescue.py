@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from pgqueue import db
+from pgqueue.counts import Counts
 from pgqueue.db import Rescued
 from pgqueue.drivers import Steps
 from pgqueue.events import Event, Events
@@ -42,9 +43,10 @@ def bury(sql: Statements, workers: list[UUID], why: str, *, crashed: bool) -> St
     return (yield from db.rescue(sql, workers, crashed=crashed, why=why, max_crashes=MAX_CRASHES))
 
 
-def tell(rescued: Sequence[Rescued], events: Events) -> None:
-    """Logs each rescued job and calls the handlers of its event."""
+def tell(rescued: Sequence[Rescued], events: Events, counts: Counts) -> None:
+    """Logs and counts each rescued job and calls the handlers of its event."""
     record(rescued)
+    count(rescued, counts)
     emit(rescued, events)
 
 
@@ -64,6 +66,13 @@ def record(rescued: Sequence[Rescued]) -> None:
             )
         else:
             log.warning("rescued from a worker that is gone", extra={"event": "job_rescued", **fields})
+
+
+def count(rescued: Sequence[Rescued], counts: Counts) -> None:
+    """Adds what became of each: queued again, cancelled as it was to be, or dead."""
+    for job in rescued:
+        became = counts.cancelled if job.cancelled is not None else counts.dead_lettered if job.dead else counts.rescued
+        became[job.queue, job.task] += 1
 
 
 def emit(rescued: Sequence[Rescued], events: Events) -> None:

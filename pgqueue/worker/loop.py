@@ -55,8 +55,8 @@ _NAMED = 20  # jobs named in one line of the log
 _LAST_CLOSE = 3.0  # seconds beyond the grace period; the loop's own end may take as long
 _LAST_WORDS = 1.0  # seconds for cancelled jobs to clean up, and for event handlers to end
 
-Chores = Callable[[Link, Events], Coroutine[Any, Any, None]]
-"""Looks after everybody's jobs for as long as the worker lives; see maintenance/."""
+Chores = Callable[[Link, Events, Callable[[], Counts]], Coroutine[Any, Any, None]]
+"""Looks after everybody's jobs for as long as the worker lives, and counts what became of them; see maintenance/."""
 
 
 Suspects = Literal["elsewhere", "when idle", "alone"]
@@ -177,6 +177,11 @@ class Loop:
         """One that runs longer than its hard_timeout, and that nobody here can end."""
         return next((run.attempt for run in self._runs if run.attempt.overdue), None)
 
+    @property
+    def busy(self) -> int:
+        """Slots in which something runs."""
+        return len(self._runs)
+
     def take_counts(self) -> Counts:
         """What was counted since the last time this was asked."""
         taken, self._settler.counts = self._settler.counts, Counts()
@@ -193,7 +198,7 @@ class Loop:
         background = [
             asyncio.create_task(self._settler.run()),
             asyncio.create_task(self._wake.listen(self._ask)),
-            asyncio.create_task(self._chores(self._chore_link, self._events)),
+            asyncio.create_task(self._chores(self._chore_link, self._events, lambda: self._settler.counts)),
         ]
         watch = asyncio.create_task(_first_failure(background))
         work = asyncio.create_task(self._work())

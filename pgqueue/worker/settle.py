@@ -460,9 +460,14 @@ def count(item: Settlement, counts: Counts) -> None:
     match item.verdict:
         case ToRetry():
             counts.failed[key] += 1
+            counts.retried[key] += 1
         case ToDead():
             counts.failed[key] += 1
             counts.dead_lettered[key] += 1
+        case ToCancelled():
+            counts.cancelled[key] += 1
+        case ToCrashed():
+            counts.rescued[key] += 1
 
 
 def tell(item: Settlement, events: Events, *, among_many: bool = False) -> None:

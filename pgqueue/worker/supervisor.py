@@ -17,6 +17,7 @@ works, so that the rate holds; then it retires: claims no more, and ends when it
     child -> supervisor   {"hello": {conninfo, schema, tasks, version}} · {"counts": {...}} · {"ended": code}
                           {"suspects": 3} (so many its sweep saw) · {"replace": why}
                           {"trouble": why or null} (its connections) · {"declared": {}} (its code's schedules)
+                          {"busy": 7} (slots)
     supervisor -> child   {"start": {...}} · {"work": {worker_id, lease}} · {"lease": deadline} · {"stop": {}}
                           {"retire": {}} · {"rescued": [...]}
 """
@@ -64,6 +65,7 @@ _MARGIN = 0.2  # of a lease: so much before its end a child is killed that could
 _AFTER_A_JOB = 0.5  # seconds until a child that died of a job is replaced, however many did before
 # Processes that run a suspect each, at the same time: a machine can start so many within about two seconds.
 _ALONE = max(4, 2 * (os.cpu_count() or 1))
+_SILENT = 30.0  # seconds; a loop that has not come round for so long is stuck: nothing it does takes a tenth of that
 _YOUNG = 30.0  # seconds; a child that dies younger is replaced more and more slowly
 
 
@@ -76,6 +78,7 @@ class Child:
     worker_id: UUID
     born: float
     alone: bool = False  # runs suspects, and nothing else
+    busy: int = 0  # slots in which something runs, as it last said
     lease: float = 0.0  # the deadline it has heard of
     replaced: bool = False  # another was started in its place
     retires: bool = False  # and works: this one has been told
@@ -136,6 +139,7 @@ class Supervisor:
         self._suspects = 0  # so many wait that no child was started for
         self._counts = Counts()
         self._probe: Probe | None = None
+        self._turned = time.monotonic()  # when the loop last came round
 
     def run(self) -> int:
         """Works until a signal, or, draining, until the children are done; the exit code."""
@@ -148,6 +152,7 @@ class Supervisor:
         previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
             while self._children or self._missing:
+                self._turned = time.monotonic()
                 self._mourn()
                 self._spawn_missing()
                 self._quarantine()
@@ -230,6 +235,7 @@ class Supervisor:
         while self._buried:
             rescued = self._buried.popleft()
             self._rescued.extend(rescued)
+            rescue.count(rescued, self._counts)
             if suspects := sum(1 for job in rescued if job.crashes and not job.dead and job.cancelled is None):
                 self._suspects += suspects
                 # A job kills an ordinary child but once, so this is no sickness of the child's: no need to slow down.
@@ -310,6 +316,8 @@ class Supervisor:
                 self._suspects = max(
                     self._suspects, seen - sum(one.alone and not one.working for one in self._children)
                 )
+            case {"busy": int(busy)}:
+                child.busy = busy
             case {"declared": _}:
                 self._declares = False
             case {"trouble": why}:
@@ -335,9 +343,16 @@ class Supervisor:
             heart.start()
             self._heart = heart
             if self._settings.metrics_port is not None:
-                depth = partial(ask_depth, hello["conninfo"], heart.sql)
-                self._probe = Probe(self._settings.metrics_port, self._counts, self._unready, depth)
-                log.info("metrics and health on http://127.0.0.1:%d", self._probe.port, extra={"event": "probe"})
+                self._probe = Probe(
+                    self._settings.metrics_host,
+                    self._settings.metrics_port,
+                    self._counts,
+                    silent=self._silent,
+                    unready=self._unready,
+                    slots=self._slots,
+                    depth=partial(ask_depth, hello["conninfo"], heart.sql),
+                )
+                log.info("metrics and health on %s", self._probe.url, extra={"event": "probe"})
         heart = self._heart
         if self._stop_by is not None:
             return
@@ -476,6 +491,17 @@ class Supervisor:
                 child.lease = lease
                 if lease != float("inf"):  # it is to be killed: its row was gone
                     child.send(lease=lease)
+
+    def _silent(self) -> str | None:
+        """For how long this loop has not come round, if that is too long. Asked in the probe's threads."""
+        seconds = time.monotonic() - self._turned
+        return None if seconds < _SILENT else f"the supervisor has been silent for {seconds:.0f} s"
+
+    def _slots(self) -> tuple[int, int]:
+        """Busy ones, and all. Asked in the probe's threads."""
+        working = [child for child in list(self._children) if child.working]
+        every = sum(1 if child.alone else self._settings.concurrency for child in working)
+        return min(every, sum(child.busy for child in working)), every
 
     def _unready(self) -> str | None:
         """What is wrong; None when every child works and holds its lease. Asked in the probe's threads."""

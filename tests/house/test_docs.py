@@ -18,6 +18,7 @@ import pgqueue
 from pgqueue import errors, events, settings
 from pgqueue.app import Dead, Jobs, PgQueue
 from pgqueue.cli import cli
+from pgqueue.counts import NAMES, Counts
 from pgqueue.enqueue import Options
 from pgqueue.job import DeadReason, State
 from pgqueue.retention import Retention
@@ -27,6 +28,7 @@ from pgqueue.schedules import Schedules
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import source
 from pgqueue.task import Task, make
+from pgqueue.worker.probe import Collector
 
 CHECKOUT = Path(pgqueue.__file__).parent.parent
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -156,6 +158,22 @@ def test_every_option_of_a_task_alone_is_documented_with_unit_default_and_reason
         "run_in": made["run_in"].default,
         **kept,
     }
+
+
+def test_every_metric_is_documented_with_type_and_labels_and_no_other() -> None:
+    counts = Counts()
+    for name in NAMES:
+        getattr(counts, name)["q", "t"] += 1
+    counts.ended(("q", "t"), wait=0.1, run=0.1)
+    served = {}
+    for family in Collector(counts, lambda: (1, 2), lambda: [("q", 1, 2, 3, 4, 5, 0.5)]).collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+        served[name] = (family.type, ", ".join(labels) or "none")
+    rows = table("metric")
+    assert {name: (row["type"], row["labels"]) for name, row in rows.items()} == served
+    assert all(row["meaning"] for row in rows.values())
+    assert set(NAMES) == {name.split("_", 2)[2].removesuffix("_total") for name in served if "_jobs_" in name}
 
 
 LIMITS = [name for name in vars(settings) if name.startswith("MAX_")] + ["BULK_CHUNK", "BULK_CHARS", "PARTITIONS_AHEAD"]
