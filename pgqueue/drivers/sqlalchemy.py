@@ -8,14 +8,16 @@ it sees: an INSERT behind its back would be committed by itself, whatever become
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib import import_module
+from threading import get_ident
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import TwoPhaseTransaction
-from sqlalchemy.exc import InvalidRequestError, MissingGreenlet
+from sqlalchemy.exc import InvalidRequestError, MissingGreenlet, PendingRollbackError, UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.util import await_only
@@ -31,17 +33,49 @@ Async: TypeAlias = "AsyncConnection | AsyncSession | async_scoped_session[Any]"
 
 def perform(connection: Sync, steps: Steps[T]) -> T:
     """Runs the steps in the transaction of the session or connection, which begins with them if there is none."""
-    try:
-        run = _open(connection)
-    except MissingGreenlet as error:
-        raise UnusableConnection(_SYNC_SIDE) from error
-    except InvalidRequestError as error:
-        # Its own message may quote the statement and parameters that failed before: it stays in the cause.
+    own: sa.Connection | Session = connection() if isinstance(connection, scoped_session) else connection
+    with _by_one_thread(own):
+        try:
+            run = _open(own)
+        except MissingGreenlet as error:
+            raise UnusableConnection(_SYNC_SIDE) from error
+        except InvalidRequestError as error:
+            # Its own message may quote the statement and parameters that failed before: it stays in the cause.
+            raise UnusableConnection(
+                f"SQLAlchemy takes no statement on this connection now ({type(error).__name__}): {_remedy(own, error)}"
+            ) from error
+        return play(run, steps, explaining(lambda: _role(own)))
+
+
+_used_by: dict[int, int] = {}  # id of a session or connection -> the thread that enqueues on it now
+
+
+@contextmanager
+def _by_one_thread(connection: sa.Connection | Session) -> Iterator[None]:
+    """SQLAlchemy's sessions and connections may go from thread to thread, but serve one at a time: two at once mix up
+    their transactions. It is seen where both of them enqueue."""
+    me, key = get_ident(), id(connection)
+    if (user := _used_by.setdefault(key, me)) != me:
         raise UnusableConnection(
-            f"SQLAlchemy takes no statement on this connection now ({type(error).__name__}): "
-            "begin or roll back its transaction first, or open another"
-        ) from error
-    return play(run, steps, explaining(lambda: _role(connection)))
+            f"another thread ({user}) is enqueueing on this {type(connection).__name__} now: "
+            "give each thread its own, or let them take turns"
+        )
+    try:
+        yield
+    finally:
+        _used_by.pop(key, None)
+
+
+def _remedy(connection: sa.Connection | Session, error: InvalidRequestError) -> str:
+    if isinstance(error, UnboundExecutionError):
+        return "the session is bound to no engine: make it with Session(engine), also beside binds= for single tables"
+    if isinstance(error, PendingRollbackError):
+        return "an earlier statement has failed: roll back its transaction first"
+    if "permanently closed" in str(error):
+        return "the session was closed for good (close_resets_only=False): make another"
+    if isinstance(connection, Session) and not connection.autobegin and not connection.in_transaction():
+        return "with autobegin=False a session begins nothing by itself: call its begin() first"
+    return "its transaction has to be begun or rolled back first; or open another"
 
 
 async def perform_async(connection: Async, steps: Steps[T]) -> T:
@@ -54,8 +88,8 @@ async def perform_async(connection: Async, steps: Steps[T]) -> T:
     return await session.run_sync(perform, steps)
 
 
-def _open(connection: Sync) -> Run:
-    if isinstance(connection, Session | scoped_session):
+def _open(connection: sa.Connection | Session) -> Run:
+    if isinstance(connection, Session):
         if connection.get_bind().dialect.is_async:
             # Outside run_sync this says so, before a connection is begun that nobody would ever close.
             await_only(_nothing())
@@ -104,8 +138,8 @@ def _runner(connection: sa.Connection) -> Run:
     raise UnusableConnection(f"the SQLAlchemy connection runs on {driver}; {_NEEDS}")
 
 
-def _role(connection: Sync) -> str | None:
-    if isinstance(connection, Session | scoped_session):
+def _role(connection: sa.Connection | Session) -> str | None:
+    if isinstance(connection, Session):
         connection = connection.connection()
     raw: Any = connection.connection.driver_connection
     if isinstance(raw, psycopg.Connection | psycopg.AsyncConnection):

@@ -202,6 +202,22 @@ def check_loop(loop: object) -> None:
         raise UnusableConnection("the connection belongs to another event loop (and thread, maybe): open one in this")
 
 
+_loops: WeakKeyDictionary[object, asyncio.AbstractEventLoop] = WeakKeyDictionary()  # connection -> of its first use
+
+
+def check_first_loop(raw: object) -> None:
+    """check_loop for a driver whose connections know no loop: the one counts in which the first job was enqueued, as
+    long as it is open. After that the connection may be handed on."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    first = _loops.setdefault(raw, running)
+    if first.is_closed():
+        _loops[raw] = first = running
+    check_loop(first)
+
+
 @lru_cache(maxsize=512)
 def numbered(text: str) -> tuple[str, tuple[str, ...]]:
     """A statement for a driver that takes $1, $2, …, and the names of these parameters, in their order.

@@ -326,22 +326,27 @@ def test_a_session_whose_flush_failed_is_named_without_what_failed_and_can_still
 
 
 @pytest.mark.parametrize(
-    "unusable",
+    ("unusable", "remedy"),
     [
-        lambda engine: Session(engine, autobegin=False),
-        lambda engine: Session(),
-        lambda engine: _closed(Session(engine, close_resets_only=False)),
+        (lambda engine: Session(engine, autobegin=False), r"autobegin=False.*call its begin\(\) first"),
+        (lambda engine: Session(), r"bound to no engine: make it with Session\(engine\)"),
+        (lambda engine: Session(binds={Order: engine}), r"bound to no engine.*beside binds="),
+        (lambda engine: _closed(Session(engine, close_resets_only=False)), "closed for good.*make another"),
     ],
-    ids=["not begun", "bound to nothing", "closed for good"],
+    ids=["not begun", "bound to nothing", "bound by table", "closed for good"],
 )
-def test_a_session_that_takes_no_statements_is_refused(
-    unusable: Callable[[Engine], Session], send: Task[..., Any], connection: Look, pgqueue_database: str
+def test_a_session_that_takes_no_statements_is_refused_with_what_to_do(
+    unusable: Callable[[Engine], Session],
+    remedy: str,
+    send: Task[..., Any],
+    connection: Look,
+    pgqueue_database: str,
 ) -> None:
     engine = create_engine(sqlalchemy_url(pgqueue_database))
     session = unusable(engine)
-    with pytest.raises(UnusableConnection, match="SQLAlchemy takes no statement"):
+    with pytest.raises(UnusableConnection, match=f"SQLAlchemy takes no statement.*{remedy}"):
         send.enqueue(session, "a")
-    with pytest.raises(UnusableConnection, match="SQLAlchemy takes no statement"):
+    with pytest.raises(UnusableConnection, match=f"SQLAlchemy takes no statement.*{remedy}"):
         asyncio.run(done(send.enqueue(AsyncSession(sync_session_class=lambda **_: session), "a")))
     session.close()
     engine.dispose()
