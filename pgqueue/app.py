@@ -49,6 +49,7 @@ from pgqueue.settings import (
 from pgqueue.sql import Statements, source, statements
 from pgqueue.steering import Queues, Steered, Tasks
 from pgqueue.task import RunIn, Task, make
+from pgqueue.unique import OnConflict, Until
 from pgqueue.worker.heartbeat import Heart
 from pgqueue.worker.lifespan import Held, Lifespan, Lifespans
 from pgqueue.worker.loop import Loop, Suspects
@@ -153,6 +154,11 @@ class PgQueue:
         keep_dead: int | None = None,
         keep_dead_for: float | timedelta | None = None,
         middleware: Sequence[Middleware] = (),
+        unique: bool | tuple[str, ...] | list[str] = False,
+        unique_until: Until = "finished",
+        unique_for: float | timedelta | None = None,
+        on_conflict: OnConflict = "keep",
+        debounce_for: float | timedelta | None = None,
         tags: tuple[str, ...] | list[str] = (),
         meta: Mapping[str, Any] | None = None,
         wake: bool = True,

@@ -20,7 +20,7 @@ from pgqueue.job import Job, State
 from pgqueue.retry import RetryPolicy
 from pgqueue.settings import BULK_CHARS, BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES, NAME
 from pgqueue.sql import Statements
-from pgqueue.unique import Unique, check_names, check_with_key, key_of
+from pgqueue.unique import OnConflict, Unique, Until, check_names, check_with_key, key_of
 
 _CENTURY = timedelta(days=36_525)
 _DECADE = timedelta(days=3_653)
@@ -51,9 +51,9 @@ class Options:
     expires_in: float | timedelta | None = None
     unique_key: str | None = None
     unique: bool | tuple[str, ...] | list[str] = False
-    unique_until: str = "finished"
+    unique_until: Until = "finished"
     unique_for: float | timedelta | None = None
-    on_conflict: str = "keep"
+    on_conflict: OnConflict = "keep"
     debounce_for: float | timedelta | None = None
     tags: tuple[str, ...] | list[str] = ()
     meta: Mapping[str, Any] | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 from zoneinfo import ZoneInfo
 
 from pgqueue import db, ticks
@@ -22,8 +22,10 @@ from pgqueue.errors import InvalidOption, whole
 from pgqueue.settings import MAX_ARGS_BYTES
 from pgqueue.sql import Statements
 
-MISSED = ("skip", "latest", "all")
-OVERLAP = ("allow", "skip")
+Missed = Literal["skip", "latest", "all"]
+Overlap = Literal["allow", "skip"]
+MISSED = get_args(Missed)
+OVERLAP = get_args(Overlap)
 MISSED_AFTER = 60.0  # seconds; a tick that nobody fired by then was missed. What a restart takes is no such thing
 MOST_MISSED = 1_000  # jobs of one statement
 
@@ -43,9 +45,9 @@ class Schedule:
     timezone: str | ZoneInfo | None = None
     args: Mapping[str, Any] | list[Any] | tuple[Any, ...] = field(default=(), repr=False)
     name: str | None = None
-    missed: str = "latest"
+    missed: Missed = "latest"
     missed_limit: int = 100
-    overlap: str = "allow"
+    overlap: Overlap = "allow"
 
     def __post_init__(self) -> None:
         made = ticks.timing(self.cron, self.every, self.timezone)

@@ -17,7 +17,7 @@ from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform_eith
 from pgqueue.enqueue import NewJob, Options, name
 from pgqueue.errors import InvalidOption, ScheduleNotFound, ScheduleTaken, whole
 from pgqueue.job import Job
-from pgqueue.schedule import Schedule
+from pgqueue.schedule import Missed, Overlap, Schedule
 from pgqueue.sql import Statements
 from pgqueue.task import CallOptions, Task
 
@@ -71,9 +71,9 @@ class NewSchedule(CallOptions, total=False):
     every: float | timedelta | None
     timezone: str | ZoneInfo | None
     args: Mapping[str, Any] | Sequence[Any]
-    missed: str
+    missed: Missed
     missed_limit: int
-    overlap: str
+    overlap: Overlap
 
 
 _OF_THE_SCHEDULE = {field.name for field in fields(Schedule)} - {"name"}

@@ -25,7 +25,7 @@ from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
 from pgqueue.schedule import NOT_UNIQUE, Schedule
 from pgqueue.sql import Statements
-from pgqueue.unique import check_known
+from pgqueue.unique import OnConflict, Until, check_known
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,9 +51,9 @@ class CallOptions(TypedDict, total=False):
     expires_in: float | timedelta | None
     unique_key: str | None
     unique: bool | tuple[str, ...] | list[str]
-    unique_until: str
+    unique_until: Until
     unique_for: float | timedelta | None
-    on_conflict: str
+    on_conflict: OnConflict
     debounce_for: float | timedelta | None
     tags: tuple[str, ...] | list[str]
     meta: Mapping[str, Any] | None

@@ -14,12 +14,14 @@ import json
 from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from pgqueue.errors import InvalidOption
 
-UNTIL = ("finished", "claimed")
-ON_CONFLICT = ("keep", "replace", "replace_args", "replace_run_at", "debounce", "raise")
+Until = Literal["finished", "claimed"]
+OnConflict = Literal["keep", "replace", "replace_args", "replace_run_at", "debounce", "raise"]
+UNTIL = get_args(Until)
+ON_CONFLICT = get_args(OnConflict)
 NAMES = 32  # arguments that may be chosen at most
 
 FINISHED, CLAIMED, PERIOD = range(3)  # how long a key is held; keys of different scopes never meet
@@ -30,9 +32,9 @@ class Unique(NamedTuple):
     seconds from the job's creation, or None."""
 
     key: str
-    until: str
+    until: Until
     period: float | None
-    on_conflict: str
+    on_conflict: OnConflict
     debounce_for: float | None = None
 
     @property

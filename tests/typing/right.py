@@ -122,6 +122,9 @@ def options(session: Session) -> None:
     assert_type(urgent(7), dict[str, int])
     bare.options(delay=30, expires_in=3600.5, timeout=timedelta(minutes=1), max_attempts=1).delay(7)
     bare.options(run_at=datetime.now(UTC), retry=RetryPolicy(delay=1), wake=False).options(delay=timedelta(1)).job(7)
+    bare.options(unique=("user_id",), unique_until="claimed", on_conflict="debounce", debounce_for=60).delay(7)
+    app.task(unique=True, unique_for=timedelta(days=1), on_conflict="raise", keep=3)(lambda: None)
+    Schedule(every=60, missed="all", missed_limit=3, overlap="skip")
     every: dict[str, Task[..., Any]] = app.tasks
     every["bare"].enqueue(session, "whatever", it=1)
 

@@ -16,14 +16,16 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args, get_overloads, get_type_hints
 
 import pytest
 
+from pgqueue import PgQueue
 from pgqueue.enqueue import Options
 from pgqueue.events import NAMES, EventName
-from pgqueue.task import CallOptions
+from pgqueue.task import CallOptions, make
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -116,6 +118,13 @@ def test_the_options_of_one_call_are_the_same_for_checkers_as_at_run_time() -> N
     declared, real = get_type_hints(CallOptions), get_type_hints(Options)
     assert declared == real
     assert not CallOptions.__required_keys__
+
+
+def test_the_options_of_a_task_are_the_same_for_checkers_as_at_run_time() -> None:
+    *_, declared = get_overloads(PgQueue.task)
+    real = {*signature(make).parameters} - {"home", "function", "options"}
+    real |= get_type_hints(Options).keys() - {"run_at", "unique_key"}
+    assert {*signature(declared).parameters} - {"self"} == real
 
 
 def test_the_events_are_the_same_for_checkers_as_at_run_time() -> None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, sessionmaker
 
-from pgqueue import AppState, Context, Job, NewJob, RetryPolicy
+from pgqueue import AppState, Context, Job, NewJob, RetryPolicy, Schedule
 from pgqueue.events import Event
 from tests.typing.tasks import (
     Line,
@@ -32,6 +32,10 @@ def schedules() -> None:
     app.schedules.add(name="s", every=60)  # wrong: no task
     app.schedules.add(name="s", task="t", every=60, colour="red")  # wrong: no such option
     app.schedules.run_now()  # wrong: no name
+    app.schedules.add(name="s", task="t", every=60, missed="never")  # wrong: no such way
+    app.schedules.add(name="s", task="t", every=60, overlap="queue")  # wrong: no such way
+    Schedule(every=60, missed="never")  # wrong: no such way
+    Schedule(every=60, overlap="queue")  # wrong: no such way
 
 
 def arguments(session: Session, raw: psycopg.Connection[Any]) -> None:
@@ -79,6 +83,10 @@ def options(session: Session) -> None:
     bare.options(retry=3)  # wrong: type
     bare.options(tags="a")  # wrong: text for a list
     bare.options("vip")  # wrong: by keyword only
+    bare.options(unique=True, unique_until="started")  # wrong: no such moment
+    bare.options(unique=True, on_conflict="ignore")  # wrong: no such way
+    app.task(unique=True, unique_until="started")  # wrong: no such moment
+    app.task(unique=True, on_conflict="ignore")  # wrong: no such way
     app.task(qeue="vip")  # wrong: no such option
     app.task(unique_key="k")  # wrong: an option of one call alone
     app.task(retry=RetryPolicy)  # wrong: a class
