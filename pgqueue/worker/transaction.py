@@ -166,6 +166,7 @@ class Connections:
         raw, held.pooled = connect(self._conninfo, "job", self.patience)
         held.raw = raw
         self._clean(held)
+        self._set(held)  # what SQLAlchemy asks of a new connection it asks in a transaction
         raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         if held.kind.driver:
             held.raw.commit = held.raw.rollback = _refuse  # psycopg refuses them too, in words that no log may repeat
@@ -178,15 +179,19 @@ class Connections:
     def _prepare(self, held: Held) -> None:
         """Our settings; and a look whether the server is there."""
         raw: Bounded = held.raw
-        if not held.pooled:
-            settings = for_jobs(self.idle_limit)
-            try:
-                raw.execute(settings)
-            except psycopg.errors.QueryCanceled:  # by a statement_timeout of the role's
-                raw.stubborn("set statement_timeout = 0")
-                raw.execute(settings)
+        self._set(held)
         raw.autocommit = held.kind.driver
         raw.patience = math.inf  # a job's own statement may take its time
+
+    def _set(self, held: Held) -> None:
+        if held.pooled:
+            return  # it is done in each transaction
+        raw, settings = held.raw, for_jobs(self.idle_limit)
+        try:
+            raw.execute(settings)
+        except psycopg.errors.QueryCanceled:  # by a statement_timeout of the role's
+            raw.stubborn("set statement_timeout = 0")
+            raw.execute(settings)
 
     def _give_back(self, held: Held) -> None:
         try:
@@ -240,6 +245,7 @@ class Connections:
         raw, held.pooled = await connect_async(self._conninfo, "job", self.patience)
         held.raw = raw
         await self._clean_async(held)
+        await self._set_async(held)
         await raw.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         if held.kind.driver:
             held.raw.commit = held.raw.rollback = _refuse_async
@@ -251,15 +257,19 @@ class Connections:
 
     async def _prepare_async(self, held: Held) -> None:
         raw: AsyncBounded = held.raw
-        if not held.pooled:
-            settings = for_jobs(self.idle_limit)
-            try:
-                await raw.execute(settings)
-            except psycopg.errors.QueryCanceled:
-                await raw.stubborn("set statement_timeout = 0")
-                await raw.execute(settings)
+        await self._set_async(held)
         await raw.set_autocommit(held.kind.driver)
         raw.patience = math.inf
+
+    async def _set_async(self, held: Held) -> None:
+        if held.pooled:
+            return
+        raw, settings = held.raw, for_jobs(self.idle_limit)
+        try:
+            await raw.execute(settings)
+        except psycopg.errors.QueryCanceled:
+            await raw.stubborn("set statement_timeout = 0")
+            await raw.execute(settings)
 
     async def _give_back_async(self, held: Held) -> None:
         try:

@@ -133,6 +133,14 @@ def hold_gil(ctx: Context, gate: str) -> None:
 
 
 @app.task
+def hold_gil_at_once(ctx: Context, seconds: int) -> None:
+    """The same in one C call, which no switch interval interrupts."""
+    write("started", ctx.job)
+    ctypes.PyDLL(None).usleep(seconds * 1_000_000)
+    write("finished", ctx.job)
+
+
+@app.task
 def beat_thread(ctx: Context, gate: str) -> None:
     """Has one effect after the other."""
     write("started", ctx.job)
@@ -245,6 +253,14 @@ def slow(ctx: Context, seconds: float) -> None:
 def fail(ctx: Context, canary: str) -> None:
     write("started", ctx.job)
     raise RuntimeError(f"no luck with {canary}")
+
+
+@app.task(retry=RetryPolicy(delay=0.05, jitter=0), max_attempts=2)
+def fail_once(ctx: Context) -> None:
+    write("started", ctx.job)
+    if ctx.job.attempt == 1:
+        raise RuntimeError("not yet")
+    write("finished", ctx.job)
 
 
 @app.task

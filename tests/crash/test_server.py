@@ -102,26 +102,39 @@ def test_a_worker_that_gets_no_connection_waits_for_one(start, server):
     finish(worker, server.url(), jobs)
 
 
-def test_what_is_set_against_clients_does_not_hurt_a_worker(start, connection, pgqueue_database):
+@pytest.mark.parametrize("timeout", ["1ms", "100ms", "1s"])
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_what_is_set_against_clients_hurts_no_job_whether_plain_retried_or_transactional(
+    start, connection, pgqueue_database, isolation, timeout
+):
     (name,) = connection.execute("select current_database()").fetchone()
+    connection.execute("create table effects (job_id bigint, fence int)")
     settings = {
-        "statement_timeout": "1ms",
-        "lock_timeout": "100ms",
+        "statement_timeout": timeout,
+        "lock_timeout": timeout,
         "idle_session_timeout": "1s",
-        "idle_in_transaction_session_timeout": "1s",
-        "default_transaction_isolation": "serializable",
+        "idle_in_transaction_session_timeout": timeout,
+        "default_transaction_isolation": isolation,
     }
     if connection.info.server_version >= 170000:
         settings["transaction_timeout"] = "100ms"
     for setting, value in settings.items():
         connection.execute(SQL("alter database {} set {} = {}").format(Identifier(name), Identifier(setting), value))
-    jobs = tasks.quick.enqueue_many(connection, [()] * 50)
+    plain = tasks.quick.enqueue_many(connection, [()] * 20)
+    retried = tasks.fail_once.enqueue_many(connection, [()] * 20)
+    transactional = [
+        job for task in (tasks.transact_thread, tasks.transact_slot) for job in task.enqueue_many(connection, [()] * 10)
+    ]
     worker = start(processes=2, lease=9, sweep_interval=3)
-    for job in jobs:
-        assert ended(connection, job)[:2] == ("completed", 1)
     late = tasks.quick.options(delay=2).enqueue(connection).id  # so long the chores' connection has nothing to say
-    assert ended(connection, late).state == "completed"
+
+    ends = {job: ended(connection, job) for job in (*plain, *retried, *transactional, late)}
+    for job, end in ends.items():
+        own = ["RuntimeError: not yet"] if job in retried else []
+        assert [error["error"] for error in end.errors or ()] == own
+        assert (end.state, end.attempt, end.crashes) == ("completed", 1 + len(own), 0)
+    effects = connection.execute("select job_id, fence from effects order by job_id").fetchall()
+    assert effects == [(job, ends[job].fence) for job in sorted(transactional)]
     assert not worker.log("database_away")
-    for setting in settings:  # finish() is a client as well
-        connection.execute(SQL("alter database {} reset {}").format(Identifier(name), Identifier(setting)))
-    finish(worker, pgqueue_database, jobs)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
