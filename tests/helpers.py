@@ -1,4 +1,5 @@
-"""What the tests share: waiting for something to become true, never for time to pass; a job in any state."""
+"""What the tests share: waiting for something to become true, never for time to pass; a bound on how long that takes; a
+job in any state."""
 
 from __future__ import annotations
 
@@ -27,6 +28,15 @@ def eventually(check: Callable[[], T], timeout: float = 10.0, interval: float = 
             raise AssertionError(f"not within {timeout:g} s; the last value was {value!r}")
         time.sleep(interval)
     return value
+
+
+def in_time(measure: Callable[[], float], bound: float, tries: int = 3) -> None:
+    """Whether what `measure()` does took `bound` seconds at most, by whatever clock it reads. A machine may stand still
+    for a moment, and pgqueue cannot: so one of `tries` is enough. AssertionError, with all it took, when none was."""
+    took = [measure()]
+    while took[-1] > bound:
+        assert len(took) < tries, f"not within {bound:g} s: {', '.join(f'{one:.2f}' for one in took)}"
+        took.append(measure())
 
 
 def whole_lines(path: Path) -> list[str]:

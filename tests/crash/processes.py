@@ -34,6 +34,9 @@ FLAGS = {
     "--log-level": "info",
 }
 
+# start(**DEFAULTS): a worker as anybody has it who sets nothing, for what is promised with a number.
+DEFAULTS = dict.fromkeys(("concurrency", "grace", "lease", "poll_interval", "sweep_interval"))
+
 
 class Entry(NamedTuple):
     """One line of the ledger."""
@@ -177,6 +180,11 @@ def is_alive(pid: int) -> bool:
 
 def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def waited(pid: int) -> float:
+    """Seconds so far in which a process could have run, and others had the processor: no promise is about those."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def health(worker) -> tuple[int, str]:

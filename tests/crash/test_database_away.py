@@ -18,7 +18,7 @@ from pgqueue.embedded import EmbeddedPostgres
 from pgqueue.migrate import upgrade
 from pgqueue.testing import _temp_dir
 from tests.crash import tasks
-from tests.crash.processes import ended, is_alive, row
+from tests.crash.processes import ended, health, is_alive, row
 from tests.helpers import eventually
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
@@ -89,14 +89,18 @@ def test_a_restart_of_the_server_costs_a_worker_nothing(start, ledger, server):
 def test_a_process_that_cannot_renew_its_lease_is_killed_and_a_new_one_waits_for_the_database(start, ledger, server):
     with psycopg.connect(server.url()) as connection:
         job = tasks.hold_thread.enqueue(connection, "gate").id
-    worker = start(url=server.url(), lease=1.5)
+    worker = start(url=server.url(), lease=1.5, metrics_port=0)
     child = ledger.wait_for("started", job).pid
+    eventually(lambda: worker.log("probe") and health(worker) == (200, "ready\n"))
 
     server.stop()
     eventually(lambda: not is_alive(child))
     assert worker.log("lease_lost")
     eventually(worker.children)
+    code, text = health(worker)
+    assert (code, text.startswith("not ready: the database is away: ")) == (503, True), text
     server.start()
+    eventually(lambda: health(worker) == (200, "ready\n"), timeout=30)
 
     second = ledger.wait_for("started", job, times=2)
     assert [second.pid] == worker.children()

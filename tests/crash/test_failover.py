@@ -22,7 +22,7 @@ from pgqueue.embedded import find_binaries
 from pgqueue.migrate import upgrade
 from pgqueue.testing import _temp_dir
 from tests.crash import tasks
-from tests.crash.processes import ended
+from tests.crash.processes import ended, health
 from tests.helpers import eventually
 
 USER = "nobody"  # PostgreSQL refuses root
@@ -174,7 +174,8 @@ class Shop(threading.Thread):
 
 def test_a_standby_takes_over_and_no_acknowledged_job_is_lost(start, ledger, pair):
     upgrade(f"{pair.url}?target_session_attrs=read-write", schema="pgqueue")
-    worker = start(url=pair.url, concurrency=5)
+    worker = start(url=pair.url, concurrency=5, metrics_port=0)
+    eventually(lambda: worker.log("probe") and health(worker) == (200, "ready\n"))
     shop = Shop(pair.url)
     shop.start()
     try:
@@ -182,10 +183,14 @@ def test_a_standby_takes_over_and_no_acknowledged_job_is_lost(start, ledger, pai
         ledger.wait_for("finished", shop.acknowledged[0])
         pair.kill("a")
         eventually(lambda: worker.log("database_away"))
+        # The other server is there, and a standby: that is not enough.
+        eventually(lambda: health(worker)[1].startswith("not ready: the database is away: "), timeout=30)
+        assert health(worker)[0] == 503
         with pair.connect("b") as standby:
             standby.execute("select pg_promote()")
         before = len(shop.acknowledged)
         eventually(lambda: len(shop.acknowledged) > before + 50, timeout=30)
+        eventually(lambda: health(worker) == (200, "ready\n"), timeout=30)
     finally:
         shop.closing.set()
         shop.join()

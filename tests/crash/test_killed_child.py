@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
 from tests.crash import tasks
-from tests.crash.processes import ended, is_alive, row, workers
-from tests.helpers import eventually
+from tests.crash.processes import DEFAULTS, ended, is_alive, row, waited, workers
+from tests.helpers import eventually, in_time
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 
@@ -51,6 +52,27 @@ def test_the_jobs_of_a_killed_process_run_again_at_once_each_in_its_own_and_lose
     eventually(lambda: not any(is_alive(home) for home in homes))
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
+
+
+def test_with_the_defaults_the_jobs_of_a_killed_process_start_again_within_two_seconds(start, ledger, connection):
+    worker = start(**DEFAULTS)
+    gates = iter("abc")
+
+    def take() -> float:
+        """Seconds from the death to the last of the starts, as the jobs tell it, but for the wait for a processor."""
+        gate = next(gates)
+        jobs = tasks.hold_thread.enqueue_many(connection, [(gate,)] * 4)
+        (child,) = {ledger.wait_for("started", job).pid for job in jobs}
+        os.kill(child, signal.SIGKILL)
+        died = time.monotonic_ns()
+        again = [ledger.wait_for("started", job, times=2) for job in jobs]
+        took = max((entry.at - died) / 1e9 - waited(entry.pid) for entry in again)
+        ledger.open(gate)
+        assert [ended(connection, job)[:3] for job in jobs] == [("completed", 1, 2)] * 4
+        return took
+
+    in_time(take, 2.0)
+    assert not worker.log("lease_lost")
 
 
 def test_a_job_that_takes_its_process_along_three_times_is_dead_and_nobody_else_notices(start, ledger, connection):

@@ -11,27 +11,68 @@ import psycopg
 import pytest
 
 from tests.crash import tasks
-from tests.crash.processes import ended, is_alive, is_stopped, row, workers
-from tests.helpers import eventually
+from tests.crash.processes import DEFAULTS, ended, is_alive, is_stopped, row, workers
+from tests.helpers import eventually, in_time
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 
+BESIDE = tasks.hold_thread, tasks.hold_slot
 
-def test_a_long_job_is_never_rescued_whatever_it_does_to_its_process(start, ledger, connection):
-    long = [tasks.hold_slot, tasks.hold_thread, tasks.block_loop, tasks.hold_gil]
-    jobs = [task.enqueue(connection, "gate").id for task in long]
-    start(processes=4, concurrency=1, lease=2.5)
-    start(concurrency=1, lease=2.5)  # would take what another loses, and looks for it all the time
-    for job in jobs:
-        ledger.wait_for("started", job)
 
-    renewed = "select count(*) from pgqueue.workers where heartbeat_at > started_at + interval '5.5 s'"
-    eventually(lambda: connection.execute(renewed).fetchone() == (5,), timeout=30)  # more than two leases
+def test_a_long_job_is_never_rescued_whatever_it_does_to_its_process_nor_is_one_beside_it(start, ledger, connection):
+    holders = [
+        *((task, "gate") for task in (tasks.hold_slot, tasks.hold_thread, tasks.block_loop, tasks.hold_gil)),
+        (tasks.hold_gil_at_once, 6),
+    ]
+    neighbours, jobs = [], []
+    for number, (task, how) in enumerate(holders):  # each in a process of its own, with others that were there before
+        queue = f"q{number}"
+        start(queues=queue, concurrency=3, lease=2.5)
+        here = [beside.options(queue=queue).enqueue(connection, "gate").id for beside in BESIDE]
+        for job in here:
+            ledger.wait_for("started", job)
+        neighbours += here
+        jobs.append(task.options(queue=queue).enqueue(connection, how).id)
+        assert ledger.wait_for("started", jobs[-1]).pid == ledger.wait_for("started", here[0]).pid
+    start(lease=2.5)  # would take what another loses, and looks for it all the time
+    eventually(lambda: len(workers(connection)) == len(holders) + 1)
+
+    since = connection.execute("select clock_timestamp()").fetchone()
+    renewed = "select count(*) from pgqueue.workers where heartbeat_at > %s::timestamptz + interval '5.5 s'"
+    eventually(lambda: connection.execute(renewed, since).fetchone() == (6,), timeout=30)  # more than two leases
 
     ledger.open("gate")
-    for job in jobs:
+    for job in (*jobs, *neighbours):
         assert ended(connection, job)[:4] == ("completed", 1, 1, 0)
         assert len(ledger.entries("started", job)) == 1
+    at_once = jobs[-1]
+    held = ledger.wait_for("finished", at_once).at - ledger.wait_for("started", at_once).at
+    assert held > 2 * 2.5e9
+
+
+def test_with_the_defaults_the_jobs_of_a_dead_machine_start_elsewhere_within_twenty_seconds(start, ledger, connection):
+    survivor = start(**DEFAULTS, queues="default")
+    gates = iter("abc")
+
+    def take() -> float:
+        """Seconds from the death to the last of the starts, as the jobs tell it."""
+        gate = next(gates)
+        doomed = start(**DEFAULTS, queues="doomed,default")
+        jobs = tasks.hold_thread.options(queue="doomed").enqueue_many(connection, [(gate,)] * 4)
+        (child,) = {ledger.wait_for("started", job).pid for job in jobs}
+        connection.execute("update pgqueue.jobs set queue = 'default'")  # for both; what runs is not asked
+        for pid in (doomed.pid, child):
+            os.kill(pid, signal.SIGSTOP)  # or the child would have a moment in which it is without a supervisor
+        for pid in (doomed.pid, child):
+            os.kill(pid, signal.SIGKILL)
+        died = time.monotonic_ns()
+        again = [ledger.wait_for("started", job, times=2) for job in jobs]
+        assert {entry.pid for entry in again} <= set(survivor.children())
+        ledger.open(gate)
+        assert [ended(connection, job)[:4] for job in jobs] == [("completed", 1, 2, 0)] * 4
+        return (max(entry.at for entry in again) - died) / 1e9
+
+    in_time(take, 20.0)
 
 
 def test_when_its_supervisor_is_killed_a_process_ends_and_another_worker_runs_its_jobs(start, ledger, connection):
