@@ -320,6 +320,34 @@ def crash(
     return _ids((yield Call(sql["crash"], params)))
 
 
+def hinder(
+    sql: Statements,
+    worker_id: UUID,
+    ids: list[int],
+    fences: list[int],
+    delays: list[float],
+    errors: list[str],
+    tracebacks: list[str | None],
+    *,
+    most: int,
+    longest: float,
+    now: Now = None,
+) -> Steps[dict[int, bool]]:
+    """Sends back jobs that something other than they has ended, no attempt used; False: it has been so `most` times."""
+    params = {
+        "worker_id": worker_id,
+        "ids": ids,
+        "fences": fences,
+        "delays": delays,
+        "errors": errors,
+        "tracebacks": tracebacks,
+        "most": most,
+        "longest": longest,
+        "now": now,
+    }
+    return {row[0]: row[1] for row in (yield Call(sql["hinder"], params))}
+
+
 def cancel_asked(
     sql: Statements, worker_id: UUID, ids: list[int], fences: list[int], now: Now = None, *, again: bool = False
 ) -> Steps[list[Cancelled]]:

@@ -32,6 +32,7 @@ TRANSITIONS: dict[str, tuple[tuple[State, ...], State]] = {
     "retry": ((State.RUNNING,), State.QUEUED),
     "snooze": ((State.RUNNING,), State.QUEUED),
     "release": ((State.RUNNING,), State.QUEUED),
+    "hinder": ((State.RUNNING,), State.QUEUED),  # by the database or the machine; so often, then retry or dead_letter
     "rescue": ((State.RUNNING,), State.QUEUED),  # with its crashes used up it takes dead_letter instead
     "dead_letter": ((State.RUNNING,), State.DEAD),
     "cancel": ((State.QUEUED, State.BLOCKED, State.RUNNING), State.CANCELLED),

@@ -139,6 +139,7 @@ class Bounded(psycopg.Connection[Any]):
     """Every wait for the server has an end. After that error it is of no use any more."""
 
     patience = PATIENCE
+    dropped = False  # as AsyncBounded may be
 
     def wait(self, gen: Conversation[T], interval: float = _INTERVAL, timeout: float | None = None) -> T:
         # timeout: of a wait for notifications, who has one of its own; psycopg 3.2 does not know it
@@ -158,6 +159,7 @@ class AsyncBounded(psycopg.AsyncConnection[Any]):
     """Bounded for asyncio; a task that is cancelled while it waits drops the connection and waits for nothing."""
 
     patience = PATIENCE
+    dropped = False  # by us, not by the server or the network
 
     async def wait(  # psycopg's own parameters
         self,
@@ -171,6 +173,7 @@ class AsyncBounded(psycopg.AsyncConnection[Any]):
             return await waiting.wait_async(gen, self.pgconn.socket, interval, **more)
         except asyncio.CancelledError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.dropped = True
                 self.pgconn.finish()
             raise
 

@@ -40,6 +40,12 @@ BULK_CHUNK = 5_000  # jobs in one statement of enqueue_many: past that the gain 
 # -- crashes ------------------------------------------------------------------------------------------------------
 MAX_CRASHES = 3  # deaths of a process, each seen by its supervisor, after which the job is dead-lettered as crashed
 
+# -- runs that the database or the machine has ended, and not the job -------------------------------------------------
+# So often a job is given back without an attempt used. No outage hits one job so often by chance, and a job whose own
+# statement brings the server down does so ten times and once for each attempt, not for ever.
+MAX_HINDERED = 10
+HINDERED_DELAY = 1.0, 60.0  # seconds before it runs again, doubled each time up to the second
+
 # -- a database that does not answer --------------------------------------------------------------------------------
 # How long a worker waits for one answer before it drops the connection and opens another, as a part of its lease: two
 # connections in a row may be dead, and the lease is still renewed in time.

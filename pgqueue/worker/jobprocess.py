@@ -49,6 +49,7 @@ from pgqueue.worker.run import (
     Completed,
     End,
     Failed,
+    Hindered,
     Interrupted,
     Lost,
     Run,
@@ -269,6 +270,8 @@ def _as_message(end: End) -> dict[str, Any]:
             return {"ended": "succeeded", "result": result_json(result)}
         case Failed(error, text, traceback, timed_out):
             return {"ended": "failed", **_error(error, text, traceback), "timed_out": timed_out}
+        case Hindered(Failed(error, text, traceback)):
+            return {"ended": "hindered", **_error(error, text, traceback)}
         case Steered(steer):
             kind = next(one for one in _STEERS if isinstance(steer, one))
             return {

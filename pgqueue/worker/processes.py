@@ -41,6 +41,7 @@ from pgqueue.worker.run import (
     Encoded,
     End,
     Failed,
+    Hindered,
     Interrupted,
     Lost,
     Steered,
@@ -345,7 +346,9 @@ class ProcessRun:
             when = "" if self._started else " before the job began"
             return Crashed(f"its process {death(code)}{when}", self.attempt.claim.crashes + 1)
         late = TaskTimeout(f"killed: {self._killed}")
-        return Failed(late, f"pgqueue.errors.TaskTimeout: {late}", None, timed_out=True)
+        failure = Failed(late, f"pgqueue.errors.TaskTimeout: {late}", None, timed_out=True)
+        # Killed before it began, it is a machine that is too slow, or its imports are: no word of the job's own yet.
+        return failure if self._started else Hindered(failure)
 
     def _begun(self) -> None:
         self._started = True
@@ -380,6 +383,9 @@ class ProcessRun:
             case "failed":
                 error = _raised([tuple(one) for one in message["kinds"]], message["text"])
                 return Failed(error, message["text"], message["traceback"], timed_out=bool(message.get("timed_out")))
+            case "hindered":
+                error = _raised([tuple(one) for one in message["kinds"]], message["text"])
+                return Hindered(Failed(error, message["text"], message["traceback"]))
             case "steered":
                 return Steered(_steer(message["steer"], message["why"], message["delay"]))
             case "unreadable":

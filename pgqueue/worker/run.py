@@ -92,9 +92,17 @@ class Crashed:
     crashes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Hindered:
+    """What it needs was taken from it, by no doing of its own: the database under its transaction, a process to run in.
+    No attempt is used; failure: what it is if that goes on and on."""
+
+    failure: Failed
+
+
 SUCCEEDED = Succeeded()  # with nothing to keep: made once, since frozen ones are dear (0.3 µs each)
 
-Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted | Crashed
+Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted | Crashed | Hindered
 End = Outcome | Completed | Lost
 
 
@@ -282,7 +290,9 @@ class Run:
             return Steered(error)
         if self._interrupted:
             return Interrupted()  # what a job raises when it is told to end is no failure of its own
-        return Failed(error, describe(error), trace(error))
+        failure = Failed(error, describe(error), trace(error))
+        hindrance = None if self._fenced is None else self._fenced.hindrance
+        return failure if hindrance is None or not comes_of(error, hindrance) else Hindered(failure)
 
     def _afterwards(self, result: Any, error: BaseException | None) -> None:
         """Whatever a job does after its transaction, it is completed: said aloud, since nothing else comes of it."""
@@ -310,6 +320,21 @@ async def _contained(function: Callable[..., Any], arguments: dict[str, Any]) ->
     finally:
         if os.getpid() != process:
             os._exit(0)
+
+
+def comes_of(error: BaseException, cause: BaseException) -> bool:
+    """Whether it is that one, was raised while that was handled, or is a group with such a one in it."""
+    seen: dict[int, BaseException] = {}
+    todo = [error]
+    while todo:
+        link = todo.pop()
+        if link is cause:
+            return True
+        if id(link) not in seen:
+            seen[id(link)] = link
+            todo += [one for one in (link.__cause__, link.__context__) if one is not None]
+            todo += link.exceptions if isinstance(link, BaseExceptionGroup) else ()
+    return False
 
 
 def death(code: int) -> str:

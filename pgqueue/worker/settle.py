@@ -29,7 +29,7 @@ from pgqueue.failure import clean
 from pgqueue.job import DeadReason, State
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.retry import RetryPolicy, StoredRetryPolicy
-from pgqueue.settings import MAX_CRASHES, MAX_ERROR_CHARS, PARTITIONS_AHEAD
+from pgqueue.settings import HINDERED_DELAY, MAX_CRASHES, MAX_ERROR_CHARS, MAX_HINDERED, PARTITIONS_AHEAD
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.progress import Mark, Marks
@@ -39,6 +39,7 @@ from pgqueue.worker.run import (
     Crashed,
     Encoded,
     Failed,
+    Hindered,
     Interrupted,
     Lost,
     Outcome,
@@ -51,6 +52,7 @@ _ENOUGH = 250  # verdicts; more in one write win nothing
 _LINGER = 0.01  # seconds that a busy worker waits for more of them
 _REFUSED = 5.0, 300.0  # seconds until what PostgreSQL refused is written again, doubled up to the second
 _CROWD = 50  # completed jobs in one write, above which the log sums them up: a line each costs more than the jobs
+_UNUSED = " (no attempt used)"  # said after the error of one that was hindered
 KEEP = 10 * 366 * 86_400.0  # seconds; a retention that empties nothing
 
 log = logging.getLogger("pgqueue")
@@ -88,6 +90,16 @@ class ToCrashed:
 
 
 @dataclass(frozen=True, slots=True)
+class ToHinder:
+    """Given back, since it was not the job that failed; otherwise: what it gets instead when that has been so often."""
+
+    delay: float
+    error: str
+    traceback: str | None = field(repr=False)
+    otherwise: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class ToDead:
     reason: DeadReason
     error: str
@@ -99,7 +111,7 @@ class ToCancelled:
     why: str
 
 
-Verdict = ToComplete | ToRetry | ToGiveBack | ToCrashed | ToDead | ToCancelled
+Verdict = ToComplete | ToRetry | ToGiveBack | ToCrashed | ToHinder | ToDead | ToCancelled
 
 
 def decide(
@@ -119,6 +131,10 @@ def decide(
             return ToComplete(result_json(result))
         case Interrupted():
             return ToGiveBack(None)
+        case Hindered(failure):
+            text = f"{failure.text[: MAX_ERROR_CHARS - len(_UNUSED)]}{_UNUSED}"
+            otherwise = decide(failure, attempt, max_attempts, policy, uniform)
+            return ToHinder(HINDERED_DELAY[0] * (1.0 + 0.1 * uniform()), text, failure.traceback, otherwise)
         case Unreadable(text):
             return ToDead(DeadReason.BAD_ROW, text)
         case Steered(steer=Snooze() as snooze):
@@ -261,7 +277,7 @@ class Settler:
                 if kind in batches:
                     batch = batches.pop(kind)
                     await self._write(batch, write)
-                    self._written(0 if kind is ToGiveBack else len(batch))  # they were not worked off
+                    self._written(0 if kind in (ToGiveBack, ToHinder) else len(batch))  # they were not worked off
                     self._writing = [item for left in batches.values() for item in left]
             if not self._waiting:
                 self._empty.set()
@@ -318,7 +334,7 @@ class Settler:
                 return
             else:
                 break
-        if isinstance(batch[0].verdict, ToRetry | ToGiveBack):
+        if isinstance(batch[0].verdict, ToRetry | ToGiveBack | ToHinder):
             # They may come due before the claimer meant to look again.
             self._given_back([item.attempt.claim for item in batch if item.verdict == ToGiveBack(None)])
         crowd = len(batch) > _CROWD and type(batch[0].verdict) is ToComplete
@@ -421,6 +437,26 @@ def _crash(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[s
     return db.crash(sql, worker_id, *_claims(batch), _each(batch, "error"))
 
 
+def _hinder(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
+    """Those that have been given back so often already fail instead; repeated, it goes on where it was."""
+    hindered = [item for item in batch if type(item.verdict) is ToHinder]
+    answer: dict[int, bool] = {}
+    if hindered:
+        errors, tracebacks = _each(hindered, "error"), _each(hindered, "traceback")
+        claims, delays = _claims(hindered), _each(hindered, "delay")
+        most, longest = MAX_HINDERED, HINDERED_DELAY[1]
+        answer = yield from db.hinder(sql, worker_id, *claims, delays, errors, tracebacks, most=most, longest=longest)
+    for item in hindered:
+        if answer.get(item.attempt.claim.id) is False:
+            assert isinstance(item.verdict, ToHinder)
+            item.verdict = item.verdict.otherwise
+    done = {job for job, given_back in answer.items() if given_back}
+    for kind, write in ((ToRetry, _retry), (ToDead, _dead_letter)):
+        if failed := [item for item in batch if type(item.verdict) is kind]:
+            done |= yield from write(sql, worker_id, failed)
+    return done
+
+
 def _dead_letter(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
     errors, tracebacks = _each(batch, "error"), _each(batch, "traceback")
     return db.dead_letter(sql, worker_id, *_claims(batch), _each(batch, "reason"), errors, tracebacks)
@@ -440,12 +476,13 @@ _WRITES: dict[type, Write] = {
     ToDead: _dead_letter,
     ToGiveBack: _give_back,
     ToCrashed: _crash,
+    ToHinder: _hinder,
     ToCancelled: _cancel,
 }
 
 
 # What passes a job by that was asked to end before we knew.
-_PASSES_BY = (ToRetry, ToDead, ToGiveBack, ToCrashed)
+_PASSES_BY = (ToRetry, ToDead, ToGiveBack, ToCrashed, ToHinder)
 
 
 def count(item: Settlement, counts: Counts) -> None:
@@ -511,6 +548,12 @@ def tell(item: Settlement, events: Events, *, among_many: bool = False) -> None:
         case ToCrashed(error):
             log.error("%s: it runs again, alone", error, extra={"event": "job_crashed", **fields})
             _emit(events, "rescued", attempt, error)
+        case ToHinder(_, error, _):
+            log.warning(
+                "its run was ended by the database or the machine, not by the job: given back, no attempt used",
+                extra={"event": "job_hindered", **fields, "error": kind_of(error)},
+            )
+            _emit(events, "released", attempt, error)
         case ToCancelled(why):
             log.info("cancelled", extra={"event": "job_cancelled", **fields})
             _emit(events, "cancelled", attempt, why)

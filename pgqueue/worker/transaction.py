@@ -3,7 +3,8 @@
 Between run.py, which ends with what this says, and settle.py, which then has nothing left to write. The completion is
 the settle's statement, run on the job's own connection as the last one before COMMIT. No row back: the claim was lost,
 and all of it is rolled back (ClaimLost). When COMMIT itself is not answered, the claim is looked up until the database
-says what became of it. A connection is opened when a job asks for one, kept for the next, and cleaned in between.
+says what became of it. A block that ends because its connection has broken is no failure of the job's (`hindrance`). A
+connection is opened when a job asks for one, kept for the next, and cleaned in between.
 """
 
 from __future__ import annotations
@@ -363,6 +364,15 @@ def _cut(held: Held) -> None:
         twin.shutdown(socket.SHUT_RDWR)
 
 
+def _is_away(raw: Any, error: BaseException, *, ours: bool) -> bool:
+    """Whether a block was ended by the server or the network: not where the job has closed its connection, or where we
+    dropped it because the job was cancelled while it waited. ours: a deadlock, say, is the job's own but here."""
+    if raw.closed:
+        return raw.broken and not raw.dropped
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return isinstance(cause, INFRASTRUCTURE if ours else psycopg.errors.ReadOnlySqlTransaction)
+
+
 class Fenced:
     """One attempt, and what it may settle by itself."""
 
@@ -393,6 +403,10 @@ class Fenced:
         self._said: Mark | None = None  # written in the transaction that is open
         self.late = False  # the attempt's time is up
         self.cancelled: str | None = None  # why somebody asked it to end
+        self.hindrance: BaseException | None = (
+            None  # what the last block ended with, where that was not the job's doing
+        )
+        self._ours = False  # the job is through with the block, and what runs on its connection is ours
 
     def transaction(self, *, driver: bool) -> Block:
         return Block(self, driver)
@@ -426,6 +440,7 @@ class Fenced:
             if self.stage != "none":
                 raise TransactionRefused(_REFUSALS[self.stage])
             self.stage, self.result, self._block = "open", None, block
+            self.hindrance, self._ours = None, False
 
     @contextmanager
     def sync(self, driver: bool) -> Iterator[Any]:
@@ -433,7 +448,7 @@ class Fenced:
         try:
             with self._connections.lend(driver, self._told) as held:
                 self._held = held
-                with self._raw(held) if driver else self._session(held) as given:
+                with self._watched(held), self._raw(held) if driver else self._session(held) as given:
                     yield given
         except BaseException as error:
             if self.stage != "ending":
@@ -448,14 +463,25 @@ class Fenced:
         try:
             async with self._connections.lend_async(driver) as held:
                 self._held = held
-                async with self._raw_async(held) if driver else self._session_async(held) as given:
-                    yield given
+                with self._watched(held):
+                    async with self._raw_async(held) if driver else self._session_async(held) as given:
+                        yield given
         except BaseException as error:
             if self.stage != "ending":
                 self._rolled_back()
                 raise
             self._judge(await _surely(self._look_up()), error)
         self._ended()
+
+    @contextmanager
+    def _watched(self, held: Held) -> Iterator[None]:
+        """Sees whether it is the database that ends the block: before its connection is given back, and closed."""
+        try:
+            yield
+        except BaseException as error:
+            if _is_away(held.raw, error, ours=self._ours):
+                self.hindrance = error
+            raise
 
     @contextmanager
     def _raw(self, held: Held) -> Iterator[Any]:
@@ -521,6 +547,7 @@ class Fenced:
         held.raw.patience = self._connections.patience  # from here on it is ours, and has a bound again
 
     def _complete(self) -> Steps[None]:
+        self._ours = True
         if self.cancelled is not None:
             raise Cancel(self.cancelled)
         if self.late:

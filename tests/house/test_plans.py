@@ -64,6 +64,10 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "retry": ({**EACH, "delays": [1.0] * 20, "errors": TEXTS, "tracebacks": TEXTS}, {"jobs_pkey"}),
     "dead_letter": ({**EACH, "reasons": ["attempts"] * 20, "errors": TEXTS, "tracebacks": TEXTS}, {"jobs_pkey"}),
     "give_back": ({**EACH, "delays": [1.0] * 20}, {"jobs_pkey"}),
+    "hinder": (
+        {**EACH, "delays": [1.0] * 20, "errors": TEXTS, "tracebacks": TEXTS, "most": 10, "longest": 60.0},
+        {"jobs_pkey"},
+    ),
     "crash": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
     "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
     "progress": ({**EACH, "fractions": [0.5] * 20, "notes": TEXTS, "said": [1] * 20}, {"jobs_pkey"}),

@@ -51,6 +51,9 @@ VERBS: dict[str, Callable[[Statements, UUID, int, int], Steps[Any]]] = {
     "retry": lambda sql, owner, job, fence: db.retry(sql, owner, [job], [fence], [0.0], ["no"], [None]),
     "snooze": lambda sql, owner, job, fence: db.give_back(sql, owner, [job], [fence], [0.0]),
     "release": lambda sql, owner, job, fence: db.give_back(sql, owner, [job], [fence], [None]),
+    "hinder": lambda sql, owner, job, fence: db.hinder(
+        sql, owner, [job], [fence], [0.0], ["no"], [None], most=1, longest=60.0
+    ),
     "rescue": lambda sql, owner, job, fence: db.rescue(sql, [owner], crashed=False, why="gone", max_crashes=3),
     "dead_letter": lambda sql, owner, job, fence: db.dead_letter(sql, owner, [job], [fence], ["never"], ["no"], [None]),
     "cancel": _cancel,
@@ -200,7 +203,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(
         which=jobs,
-        verb=st.sampled_from(["complete", "retry", "snooze", "release", "dead_letter", "cancel"]),
+        verb=st.sampled_from(["complete", "retry", "snooze", "release", "hinder", "dead_letter", "cancel"]),
         delay=seconds,
     )
     def settle(self, which: int, verb: str, delay: float) -> None:
@@ -222,6 +225,18 @@ class Lives(RuleBasedStateMachine):
             case "release":
                 done = self.run(db.give_back(*mine, [None], self.now))
                 change = ("queued", {"attempt": row["attempt"] - 1})
+            case "hinder":
+                most, errors = {"most": 2, "longest": 3.0}, row["errors"]
+                answer = self.run(db.hinder(*mine, [delay], ["no"], [None], **most, now=self.now))
+                # What it has behind it beyond its used attempts: returns like this one, and crashes.
+                times = errors - row["attempt"] + 1
+                done = set(answer)
+                assert set(answer.values()) <= {times < 2}
+                later = self.now + timedelta(seconds=min(3.0, delay * 2 ** max(times, 0)))
+                change = ("queued", {"run_at": later, "attempt": row["attempt"] - 1, "errors": errors + 1})
+                if held and not row["asked"] and times >= 2:
+                    assert done == {job}
+                    return  # it stays ours
             case "dead_letter":
                 done = self.run(db.dead_letter(*mine, ["never"], ["no"], [None], self.now))
                 change = ("dead", {"errors": row["errors"] + 1})

@@ -125,7 +125,7 @@ async def steered(ctx: Context, key: str, cancel: bool) -> None:
         raise Cancel("as it was told") if cancel else DeadLetter("as it was told")
 
 
-@app.task(name="torture.transact", retry=SOON, max_attempts=20)
+@app.task(name="torture.transact", retry=SOON)
 def transact(ctx: Context, key: str) -> None:
     """One effect in the database, committed with the job's completion; it sees what was written beside its enqueue."""
     with run(ctx, key), ctx.transaction() as session:
@@ -137,7 +137,7 @@ def transact(ctx: Context, key: str) -> None:
         time.sleep(0.005)
 
 
-@app.task(name="torture.transact_async", retry=SOON, max_attempts=20)
+@app.task(name="torture.transact_async", retry=SOON)
 async def transact_async(ctx: Context, key: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(run(ctx, key))
@@ -149,7 +149,7 @@ async def transact_async(ctx: Context, key: str) -> None:
         await asyncio.sleep(0.005)
 
 
-@app.task(name="torture.keyed", retry=SOON, max_attempts=20)
+@app.task(name="torture.keyed", retry=SOON)
 def keyed(ctx: Context, key: str) -> None:
     """Does not end before its producer knows that it is there: until then its key is held."""
     with run(ctx, key), ctx.transaction(driver=True) as raw:

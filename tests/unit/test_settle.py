@@ -13,8 +13,18 @@ from pgqueue.errors import TaskTimeout
 from pgqueue.retry import StoredRetryPolicy
 from pgqueue.settings import MAX_RESULT_BYTES
 from pgqueue.worker import run, settle
-from pgqueue.worker.run import Crashed, Encoded, Failed, Interrupted, Outcome, Steered, Succeeded, Unreadable
-from pgqueue.worker.settle import ToCancelled, ToComplete, ToCrashed, ToDead, ToGiveBack, ToRetry, Verdict, decide
+from pgqueue.worker.run import Crashed, Encoded, Failed, Hindered, Interrupted, Outcome, Steered, Succeeded, Unreadable
+from pgqueue.worker.settle import (
+    ToCancelled,
+    ToComplete,
+    ToCrashed,
+    ToDead,
+    ToGiveBack,
+    ToHinder,
+    ToRetry,
+    Verdict,
+    decide,
+)
 
 LEFT, LAST = (1, 4), (4, 4)  # (attempt, max_attempts)
 
@@ -75,6 +85,24 @@ VERDICTS: list[tuple[Outcome, tuple[int, int], Any, Verdict]] = [
     # A process that a job had to itself has died: again without an attempt, until that was so three times.
     (Crashed("its process was killed by SIGKILL", 1), LAST, REFUSES, ToCrashed("its process was killed by SIGKILL")),
     (Crashed("it died", 3), LEFT, RETRIES, ToDead(DeadReason.CRASHED, "it died")),
+    # It was the database or the machine: again without an attempt; what it is if that goes on is decided as well.
+    (
+        Hindered(FAILED),
+        LAST,
+        RETRIES,
+        ToHinder(
+            1.0,
+            "ValueError: no (no attempt used)",
+            "the traceback",
+            ToDead(DeadReason.ATTEMPTS, "ValueError: no", "the traceback"),
+        ),
+    ),
+    (
+        Hindered(LATE),
+        LEFT,
+        RETRIES,
+        ToHinder(1.0, "TaskTimeout: late (no attempt used)", None, ToRetry(2.0, "TaskTimeout: late")),
+    ),
     # A success is one, also in the last attempt.
     (Succeeded(), LEFT, RETRIES, ToComplete(None)),
     (Succeeded({"sent": 2}), LAST, REFUSES, ToComplete('{"sent":2}')),

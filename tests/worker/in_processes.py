@@ -120,3 +120,10 @@ def halfway(ctx: Context, mark: str) -> None:
 
 def plain() -> str:
     return "done"
+
+
+def cut_once(ctx: Context) -> None:
+    with ctx.transaction(driver=True) as raw:
+        if ctx.job.fence == 1:
+            raw.execute("select pg_terminate_backend(pg_backend_pid())")
+        raw.execute("select 1")

@@ -15,7 +15,17 @@ from pgqueue.job import DeadReason
 from pgqueue.link import Link
 from pgqueue.worker.claim import attempt
 from pgqueue.worker.heartbeat import Heart
-from pgqueue.worker.settle import Settlement, Settler, ToCancelled, ToComplete, ToCrashed, ToDead, ToGiveBack, ToRetry
+from pgqueue.worker.settle import (
+    Settlement,
+    Settler,
+    ToCancelled,
+    ToComplete,
+    ToCrashed,
+    ToDead,
+    ToGiveBack,
+    ToHinder,
+    ToRetry,
+)
 from tests.crash.processes import ended, row
 from tests.helpers import run, worker_row
 
@@ -46,6 +56,7 @@ class Unlucky(Link):
         (ToCancelled("why not"), "cancelled", 1),
         (ToGiveBack(60.0), "queued", 0),
         (ToGiveBack(None), "queued", 0),
+        (ToHinder(60.0, "no (no attempt used)", None, ToRetry(60.0, "no")), "queued", 0),
     ],
 )
 def test_a_settle_that_was_committed_unheard_counts_once(

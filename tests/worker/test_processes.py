@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from pgqueue import Context, InvalidOption, InvalidTask, PgQueue, RetryPolicy, Task
+from pgqueue.worker.processes import ProcessRun
 from tests.helpers import eventually
 from tests.life.workbench import ended
 from tests.worker import in_processes as tasks
@@ -338,3 +339,22 @@ def test_what_another_process_cannot_find_is_said_and_not_left_out(
         f"pgqueue.errors.InvalidTask: test.plain has {what}, which no other process can find: "
         "keep the app, and what @app.task returns, at the top of a module"
     )
+
+
+def test_a_job_whose_transaction_was_cut_off_or_whose_process_did_not_start_in_time_loses_no_attempt(
+    app: PgQueue, connection: Look, drain: Any, task: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgqueue.worker.settle.HINDERED_DELAY", (0.01, 0.02))
+    job = task(tasks.cut_once, max_attempts=1).enqueue(connection)
+    drain()
+    row = ended(connection, job)
+    assert (row.state, row.attempt, row.fence) == ("completed", 1, 2)
+
+    honest, limits = ProcessRun._kill_in, [0.001]
+    monkeypatch.setattr(ProcessRun, "_kill_in", lambda run, seconds, why: honest(run, (limits or [60.0]).pop(), why))
+    late = task(tasks.where, max_attempts=1).enqueue(connection, 1)
+    drain()
+    row = ended(connection, late)
+    assert (row.state, row.attempt, row.fence) == ("completed", 1, 2)
+    assert "it did not start within" in row.errors[0]["error"]
+    assert [line.job_id for line in logged("job_hindered")] == [job.id, late.id]

@@ -560,18 +560,164 @@ def test_a_commit_that_the_database_refuses_is_a_failure_as_any_other(app, conne
     assert told == ["failed", "retried", "completed"]
 
 
-@pytest.mark.parametrize("kind", ["psycopg", "async psycopg"])
-def test_a_connection_that_breaks_inside_rolls_back(proxy, connection, effects, kind):
-    app = PgQueue(proxy.url)
+# -- what ends a block and is no doing of the job's -----------------------------------------------------------------
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was hindered runs again at once."""
+    monkeypatch.setattr("pgqueue.worker.settle.HINDERED_DELAY", (0.01, 0.02))
+
+
+def backend(on: Any) -> int:
+    """The process of the server that serves what ctx.transaction() gave."""
+    if hasattr(on, "info") and hasattr(on.info, "backend_pid"):
+        return int(on.info.backend_pid)
+    on = getattr(on, "sync_session", on)
+    return int(on.connection().connection.driver_connection.info.backend_pid)
+
+
+def terminate(connection: Look, on: Any) -> None:
+    connection.execute("select pg_terminate_backend(%s, 5000)", [backend(on)])
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_whose_connection_breaks_inside_runs_again_and_no_attempt_is_used(
+    app, connection, drain, effects, logged, kind
+):
     told = heard(app)
 
     def cut_once(ctx: Context, on: Any) -> None:
-        if ctx.job.attempt == 1:
-            connection.execute("select pg_terminate_backend(%s)", [on.info.backend_pid])
+        if ctx.job.fence == 1:
+            terminate(connection, getattr(on, "sync_session", on))
 
-    job = transactional(app, kind, cut_once, retry=RetryPolicy(delay=0.01, jitter=0)).enqueue(connection)
-    asyncio.run(app.worker(drain=True, poll_interval=0.05, grace=5.0).run_async())
+    job = transactional(app, kind, cut_once, max_attempts=1).enqueue(connection)
+    drain()
     row = ended(connection, job)
-    assert (row.state, row.attempt) == ("completed", 2)
+    assert (row.state, row.attempt, row.fence) == ("completed", 1, 2)
     assert effects() == [job.id]
-    assert told == ["failed", "retried", "completed"]
+    assert told == ["released", "completed"]
+    assert [error["error"].endswith("(no attempt used)") for error in row.errors] == [True]
+    assert [line.job_id for line in logged("job_hindered")] == [job.id]
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_commit_that_the_server_did_not_do_and_cannot_say_so_uses_no_attempt(app, connection, drain, effects, kind):
+    connection.execute(
+        "create sequence tries;"
+        "create function end_once() returns trigger language plpgsql as"
+        " $$ begin if nextval('tries') = 1 then perform pg_terminate_backend(pg_backend_pid()); end if;"
+        " perform pg_sleep(0.01); return null; end $$;"
+        "create constraint trigger ending after insert on effects deferrable initially deferred"
+        " for each row execute function end_once()"
+    )
+    told = heard(app)
+    job = transactional(app, kind, max_attempts=1).enqueue(connection)
+    drain()
+    row = ended(connection, job)
+    assert (row.state, row.attempt, row.fence) == ("completed", 1, 2)
+    assert effects() == [job.id]
+    assert told == ["released", "completed"]
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_neighbour_that_blocks_the_loop_until_the_session_is_idle_for_too_long_costs_no_attempt(
+    app, connection, work, effects
+):
+    """It is our own limit, so that a frozen worker keeps no lock: nothing that the job has done."""
+    inside, blocked = threading.Event(), threading.Event()
+
+    @app.task(max_attempts=1)
+    async def note(ctx: Context) -> None:
+        async with ctx.transaction(driver=True) as raw:
+            await effect(raw, ctx.job)
+            inside.set()
+            while not blocked.is_set():
+                await asyncio.sleep(0.01)
+
+    @app.task
+    async def block(backend_gone: str) -> None:
+        blocked.set()
+        eventually(lambda: connection.execute(backend_gone).fetchone() == (0,))
+
+    work(concurrency=2, lease=1.0)
+    job = note.enqueue(connection)
+    assert inside.wait(10)
+    idle = "select count(*) from pg_stat_activity where state = 'idle in transaction' and datname = current_database()"
+    block.enqueue(connection, idle)
+    eventually(lambda: ended(connection, job).state == "completed")
+    row = ended(connection, job)
+    assert (row.attempt, row.fence, effects()) == (1, 2, [job.id])
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("max_attempts", [1, 2])
+def test_a_job_that_takes_its_own_connection_down_does_so_ten_times_and_once_for_each_attempt(
+    app, connection, drain, logged, max_attempts
+):
+    def take_down(ctx: Context) -> None:
+        with ctx.transaction(driver=True) as raw:
+            raw.execute("select pg_terminate_backend(pg_backend_pid())")
+
+    note = app.task(name="note", max_attempts=max_attempts, retry=RetryPolicy(delay=0))(take_down)
+    job = note.enqueue(connection)
+    drain()
+    row = ended(connection, job)
+    assert (row.state, row.reason, row.attempt) == ("dead", "attempts", max_attempts)
+    assert row.fence == len(row.errors) == 10 + max_attempts
+    free = [error["error"].endswith("(no attempt used)") for error in row.errors]
+    assert free == [True] * 10 + [False] * max_attempts
+    assert len(logged("job_hindered")) == 10
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("how", ["closes", "times out", "fails later", "caught"])
+def test_what_a_job_does_to_its_connection_by_itself_is_its_own_failure(app, connection, drain, how):
+    async def own(ctx: Context) -> None:
+        if how == "closes":
+            async with ctx.transaction(driver=True) as raw:
+                await raw.close()
+        elif how == "times out":
+            async with ctx.transaction(driver=True) as raw, asyncio.timeout(0.05):
+                await raw.execute("select pg_sleep(60)")
+        with suppress(psycopg.OperationalError):
+            async with ctx.transaction(driver=True) as raw:
+                terminate(connection, raw)
+                await raw.execute("select 1")
+        if how == "fails later":
+            raise ValueError("for another reason")
+
+    job = app.task(name="note", max_attempts=1)(own).enqueue(connection)
+    drain()
+    row = ended(connection, job)
+    assert row.fence == 1
+    assert row.state == ("completed" if how == "caught" else "dead")
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("how", ["from", "from none", "group"])
+def test_an_error_that_comes_of_a_broken_connection_is_not_the_jobs_either(app, connection, drain, how):
+    async def inside(ctx: Context) -> None:
+        async with ctx.transaction(driver=True) as raw:
+            if ctx.job.fence == 1:
+                terminate(connection, raw)
+            await raw.execute("select 1")
+
+    async def note(ctx: Context) -> None:
+        if how == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(inside(ctx))
+            return
+        try:
+            await inside(ctx)
+        except psycopg.OperationalError as error:
+            if how == "from":
+                raise RuntimeError("no order") from error
+            raise RuntimeError("no order") from None
+
+    job = app.task(name="note", max_attempts=1)(note).enqueue(connection)
+    drain()
+    row = ended(connection, job)
+    assert (row.state, row.attempt, row.fence) == ("completed", 1, 2)
