@@ -164,6 +164,9 @@ def _adapted(connection: sa.Connection, raw: Any) -> Run:
                 cursor.execute(text, values)
                 return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
         except Exception as error:
+            if raw.is_closed():
+                # The adapter forgets its transaction then: no rollback would notice, and the pool would have it back.
+                connection.invalidate(error)
             # As on the other drivers, an error is the driver's own; the adapter's only stands before it.
             if error.__cause__ is not None and isinstance(error, connection.dialect.loaded_dbapi.Error):
                 raise error.__cause__ from None

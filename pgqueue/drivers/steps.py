@@ -111,7 +111,7 @@ def explaining(role: Callable[[], str | None]) -> Explain:
     """What the server says on a connection, in our words. role: who has logged in there.
 
     UnusableConnection for what it says of a transaction that cannot take a job, SchemaError for tables that are missing
-    or another version's, MissingRight for a right that the role lacks; any other error itself.
+    or another version's, MissingRight for a right that the role lacks; any other error itself, without the row.
     """
 
     def explain(error: BaseException, call: Call) -> BaseException:
@@ -127,11 +127,29 @@ def explaining(role: Callable[[], str | None]) -> Explain:
         elif state == NO_RIGHT and _of_the_catalogue(error) and (wanted := rights.of(call.text)) and (who := role()):
             made = rights.refused(said, rights.named(wanted, said), who)
         else:
-            return error
+            return _without_values(error)
         made.__cause__ = error
         return made
 
     return explain
+
+
+def _without_values(error: BaseException) -> BaseException:
+    """The error, whose text is what the server says first: its DETAIL may quote the row (`Failing row contains (…)`),
+    its CONTEXT the parameters, and what an application logs of an error is to hold no arguments. psycopg has them in
+    `error.diag` all the same."""
+    told = (
+        [error] if error.__cause__ is None else [error, error.__cause__]
+    )  # Django's, and the driver's with the same text
+    for one in told:
+        primary = getattr(getattr(one, "diag", None), "message_primary", None)
+        if isinstance(primary, str):  # psycopg and psycopg2
+            for each in told:
+                each.args = (primary, *each.args[1:])
+        for part in ("detail", "hint", "context"):  # asyncpg
+            if isinstance(getattr(one, part, None), str):
+                setattr(one, part, None)
+    return error
 
 
 def _of_the_catalogue(error: BaseException | None) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -18,6 +21,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 from pgqueue import (
     ArgsNotJSON,
+    EnqueueError,
     InvalidArguments,
     InvalidOption,
     Job,
@@ -25,6 +29,7 @@ from pgqueue import (
     RetryPolicy,
     State,
     Task,
+    UniqueKeyTaken,
     UnusableConnection,
 )
 from pgqueue.enqueue import NewJob, Options
@@ -32,6 +37,8 @@ from tests.life.callers import AUTOCOMMIT, KINDS, Undo, caller, done, sqlalchemy
 from tests.life.workbench import Ears, names
 
 Look = psycopg.Connection[Any]
+loop: list[Any] = []
+loop.append(loop)
 
 
 # -- the transaction ------------------------------------------------------------------------------------------------
@@ -403,6 +410,13 @@ OPTIONS: list[tuple[dict[str, Any], str, Any]] = [
     ({"timeout": timedelta(minutes=1)}, "timeout", 60.0),
     ({"expires_in": 10, "delay": 5}, "expires_at - run_at", timedelta(seconds=10)),
     ({"unique_key": "welcome:7"}, "unique_key", "welcome:7"),
+    ({"unique": True}, "unique_key like 'send#%'", True),
+    ({"unique": ("name",), "unique_until": "claimed"}, "unique_key is null and queued_key like 'send#%'", True),
+    (
+        {"unique": ["name"], "unique_for": 60},
+        "(select ends_at - created_at from pgqueue.unique_periods where job_id = jobs.id)",
+        timedelta(minutes=1),
+    ),
     ({"tags": ["a", 'q"{},\\', "ü"]}, "tags", ["a", 'q"{},\\', "ü"]),
     ({"meta": {"trace": {"id": [1, None]}}}, "meta", {"trace": {"id": [1, None]}}),
     (
@@ -418,6 +432,7 @@ OPTIONS: list[tuple[dict[str, Any], str, Any]] = [
         },
     ),
 ]
+OF_NO_COLUMN = {"wake", "on_conflict", "debounce_for"}  # they have a test of their own
 WAYS: dict[str, Callable[[PgQueue, Task[..., Any], Look], object]] = {
     "enqueue": lambda app, task, connection: task.enqueue(connection, "a"),
     "delay": lambda app, task, connection: task.delay("a"),
@@ -432,6 +447,11 @@ async def _delayed(app: PgQueue, task: Task[..., Any]) -> Job:
         return await task.delay_async("a")
     finally:
         await app.close_async()
+
+
+def test_these_are_all_options() -> None:
+    assert {name for options, *_ in OPTIONS for name in options} == {one.name for one in fields(Options)} - OF_NO_COLUMN
+    assert {name for field, _ in BAD_OPTIONS for name in bad_option(field, None)} >= {*Options.__slots__}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -460,6 +480,41 @@ def test_every_option_lands_in_its_column_whatever_the_connection(
                     assert [name for name, _ in found] == ["a", "b", "c"]
 
     asyncio.run(application())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_options_that_land_in_no_column_do_what_they_say_whatever_the_connection(
+    kind: str, app: PgQueue, send: Task[..., Any], connection: Look, ears: Ears, pgqueue_database: str
+) -> None:
+    ears.asleep("one", "default")
+
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            to, keyed = mine.connection, send.options(unique_key="k", wake=False)
+            first = await done(keyed.options(delay=60).enqueue(to, "a"))
+            await done(send.options(wake=False).enqueue_many(to, [("b",)]))
+            await mine.commit()
+            assert ears.heard() == []
+            await done(send.enqueue(to, "c"))
+            await mine.commit()
+            assert ears.heard() == ["one"]
+            replaced = await done(keyed.options(on_conflict="replace", delay=5).enqueue(to, "replaced"))
+            assert replaced.run_at - replaced.created_at < timedelta(seconds=60) == first.run_at - first.created_at
+            bounded = keyed.options(on_conflict="debounce", debounce_for=300, delay=3600)
+            debounced = await done(bounded.enqueue(to, "debounced"))
+            assert debounced.run_at - debounced.created_at == timedelta(minutes=5)
+            many = bounded.options(debounce_for=600)
+            assert await done(app.enqueue_many(to, [many.job("many"), send.job("d")]))
+            with pytest.raises(UniqueKeyTaken, match=f"job {first.id} "):
+                await done(keyed.options(on_conflict="raise").enqueue(to, "e"))
+            with pytest.raises(UniqueKeyTaken, match=f"job {first.id} "):
+                await done(app.enqueue_many(to, [send.job("e"), keyed.options(on_conflict="raise").job("e")]))
+            await mine.commit()
+
+    asyncio.run(application())
+    assert names(connection) == ["many", "b", "c", "d"]
+    moved = "select run_at - created_at from pgqueue.jobs where unique_key = 'k'"
+    assert connection.execute(moved).fetchall() == [(timedelta(minutes=10),)]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -498,41 +553,49 @@ def test_the_decorators_options_are_the_defaults_and_the_calls_override_them(app
     assert (other.queue, other.priority, other.run_at) == ("vip", 7, IN_AN_HOUR)
 
 
-@pytest.mark.parametrize(
-    ("field", "values"),
-    [
-        ("queue", ["", " ", "a b", "x" * 129, "../etc", "a\n", "ä", "a\u202eb", "%", None, 7, b"a"]),
-        ("priority", [-101, 101, True, "3", 1.0, None]),
-        ("delay", [-1, float("nan"), float("inf"), timedelta.max, "30", True, None]),
-        (
-            "run_at",
-            [
-                datetime(2030, 1, 1),
-                datetime(1, 1, 1, tzinfo=UTC),
-                datetime(9999, 1, 1, tzinfo=UTC),
-                *("tomorrow", 7, timedelta(1)),
-            ],
-        ),
-        ("max_attempts", [0, -1, 2**31, True, "3", 1.0, None]),
-        ("retry", [3, "always", lambda attempt, error: 1]),
-        ("retry.backoff", [RetryPolicy(backoff=lambda attempt, error: 1)]),
-        ("timeout", [0, -1, float("inf"), float("nan"), "5", True]),
-        ("expires_in", [0, -1, float("inf"), "5", True]),
-        ("unique_key", ["", "  \t", "a\0b", "x" * 513, "\ud800", 7, b"a"]),
-        ("tag", ["abc", 7, ["a"] * 33, [""], ["a\0"], [7]]),
-        ("meta", ["abc", 7, ["a"], [("a", 1)]]),
-        ("wake", [None, 0, "no"]),
-        ("colour", ["red"]),
-    ],
-)
+BAD_OPTIONS: list[tuple[str, list[Any]]] = [
+    ("queue", ["", " ", "a b", "x" * 129, "../etc", "a\n", "ä", "a\u202eb", "%", None, 7, b"a"]),
+    ("priority", [-101, 101, True, "3", 1.0, None]),
+    ("delay", [-1, float("nan"), float("inf"), timedelta.max, "30", True, None]),
+    (
+        "run_at",
+        [
+            datetime(2030, 1, 1),
+            datetime(1, 1, 1, tzinfo=UTC),
+            datetime(9999, 1, 1, tzinfo=UTC),
+            *("tomorrow", 7, timedelta(1)),
+        ],
+    ),
+    ("max_attempts", [0, -1, 2**31, True, "3", 1.0, None]),
+    ("retry", [3, "always", lambda attempt, error: 1]),
+    ("retry.backoff", [RetryPolicy(backoff=lambda attempt, error: 1)]),
+    ("timeout", [0, -1, float("inf"), float("nan"), "5", True]),
+    ("expires_in", [0, -1, float("inf"), "5", True]),
+    ("unique_key", ["", "  \t", "a\0b", "x" * 513, "\ud800", 7, b"a"]),
+    ("tag", ["abc", 7, ["a"] * 33, [""], ["a\0"], [7]]),
+    ("meta", ["abc", 7, ["a"], [("a", 1)]]),
+    ("unique", ["name", (), ("nome",), ("name", "name"), 7, None, (7,)]),
+    ("unique_until", ["started", "", None, 7]),
+    ("unique_for", [0, -1, float("nan"), float("inf"), "5", True]),
+    ("on_conflict", ["ignore", "", None, 7]),
+    ("debounce_for", [0, -1, float("nan"), float("inf"), "5", True]),
+    ("wake", [None, 0, "no"]),
+    ("colour", ["red"]),
+]
+
+
+def bad_option(field: str, value: Any) -> dict[str, Any]:
+    return {{"tag": "tags", "retry.backoff": "retry"}.get(field, field): value}
+
+
+@pytest.mark.parametrize(("field", "values"), BAD_OPTIONS)
 def test_an_option_that_cannot_be_is_refused_by_name_before_any_sql(
     field: str, values: list[Any], send: Task[..., Any], pgqueue_database: str
 ) -> None:
-    option = {"tag": "tags", "retry.backoff": "retry"}.get(field, field)
     with psycopg.connect(pgqueue_database) as mine:
         for value in values:
             with pytest.raises(InvalidOption, match=field):
-                send.options(**{option: value}).enqueue(mine, "a")
+                send.options(**bad_option(field, value)).enqueue(mine, "a")
         assert mine.info.transaction_status == TransactionStatus.IDLE
     with pytest.raises(InvalidOption, match="either delay or run_at"):
         send.options(delay=1, run_at=IN_AN_HOUR)
@@ -551,6 +614,28 @@ CANNOT_BE_STORED: list[tuple[type[Exception], Callable[[Task[..., Any], Any], An
     (InvalidArguments, lambda task, to: task.enqueue_many(to, [("a",), 7])),
     (ArgsNotJSON, lambda task, to: task.enqueue_many(to, [("a",), {"name": "\0"}])),
 ]
+BAD_VALUES: dict[str, tuple[str, Any]] = {  # what stands in the message, value of a parameter that takes JSON
+    "NUL": (r"args\.value\.name\[3\]", {"name": ["a", "b", "c", "d\0"]}),
+    "NUL in a key": (r"args\.value", {"\0": 1}),
+    "surrogate": (r"args\.value", "\ud800"),
+    "NaN": (r"args\.value\[0\]", [float("nan")]),
+    "infinity": (r"args\.value\.price", {"price": float("inf")}),
+    "-infinity": (r"args\.value", float("-inf")),
+    "4,001 digits": (r"args\.value", 10**4_000),
+    "-4,001 digits": (r"args\.value\[1\]", [0, -(10**4_000)]),
+    "1e5000": (r"args\.value", Decimal("1e5000")),
+    "101 deep": ("100", functools.reduce(lambda inside, _: [inside], range(101), None)),
+    "itself": ("100", loop),
+    "256 KB": (r"300,0\d\d|300.\d+ KB|29\d KB", "x" * 300_000),
+    "bytes": (r"args\.value.*bytes", b"a"),
+    "bytearray": (r"args\.value\[0\].*bytearray", [bytearray(b"a")]),
+    "set": (r"args\.value.*set", {1, 2}),
+    "generator": (r"args\.value.*generator", (one for one in "ab")),
+    "lambda": (r"args\.value.*function", lambda: None),
+    "object": (r"args\.value\.a\[0\].*object", {"a": [object()]}),
+    "key of a number": (r"args\.value", {7: "a"}),
+    "key of bytes": (r"args\.value", {b"a": 1}),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -569,6 +654,57 @@ def test_a_call_that_cannot_be_stored_leaves_the_callers_transaction_usable(
     asyncio.run(application())
     assert connection.execute("select to_regclass('own_work') is not null").fetchone() == (True,)
     assert names(connection) == ["good"] * len(CANNOT_BE_STORED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_value_and_no_option_that_cannot_be_stored_reaches_the_database_through_any_connection(
+    kind: str, app: PgQueue, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    @app.task(name="anything")
+    def anything(value: Any) -> None: ...
+
+    calls: list[tuple[str, Callable[[Any], Any]]] = []
+    for says, value in BAD_VALUES.values():
+        calls += [
+            (says, lambda to, value=value: anything.enqueue(to, value)),
+            (says, lambda to, value=value: anything.enqueue_many(to, iter([("good",), (value,)]))),
+        ]
+    for field, values in BAD_OPTIONS:
+        for option in (bad_option(field, value) for value in values):
+            calls += [
+                (field, lambda to, option=option: send.options(**option).enqueue(to, "a")),
+                (field, lambda to, option=option: send.options(**option).enqueue_many(to, [("a",)])),
+                (
+                    field,
+                    lambda to, option=option: app.enqueue_many(
+                        to, (send.options(**one).job("a") for one in ({}, option))
+                    ),
+                ),
+            ]
+
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            await mine.execute("create table own_work (id int)")
+            for says, call in calls:
+                with pytest.raises(EnqueueError, match=says) as refused:
+                    await done(call(mine.connection))
+                assert len(str(refused.value)) < 500, says
+                assert await mine.execute("select count(*)::int from pgqueue.jobs") == [(0,)], says
+            await done(anything.enqueue_many(mine.connection, [([1.5, None, {"a": "ü"}],)]))
+            await mine.commit()
+
+    asyncio.run(application())
+    assert connection.execute("select to_regclass('own_work') is not null").fetchone() == (True,)
+    assert connection.execute("select args from pgqueue.jobs").fetchall() == [({"value": [1.5, None, {"a": "ü"}]},)]
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity"])
+def test_an_insert_by_hand_of_a_moment_that_never_comes_is_refused_by_the_table(moment: str, connection: Look) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match="jobs_run_at"):
+        connection.execute("insert into pgqueue.jobs (task, run_at) values ('t', %s)", [moment])
+    connection.execute("insert into pgqueue.jobs (task) values ('t')")
+    with pytest.raises(psycopg.errors.CheckViolation, match="jobs_run_at"):
+        connection.execute("update pgqueue.jobs set run_at = %s", [moment])
 
 
 def test_a_task_may_have_parameters_called_session_queue_self_and_connection(

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -31,7 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from pgqueue import PgQueue, SchemaError, Task, UnusableConnection
-from pgqueue.drivers import is_async, perform, perform_async, perform_either
+from pgqueue.drivers import is_async, perform, perform_async, perform_either, sqlstate
 from pgqueue.drivers.asyncpg import check as asyncpg_check
 from pgqueue.drivers.steps import numbered
 from pgqueue.embedded import EmbeddedPostgres
@@ -756,6 +757,62 @@ class TestTwoPhaseCommit:
             send.enqueue(mine, "in one phase")
         assert sleeper.heard() == ["sleeper"]
 
+    @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+    def test_a_connection_of_sqlalchemys_in_two_phases_with_savepoints_batches_and_keys(
+        self, driver: str, send: Task[..., Any], connection: Look, sleeper: Ears, pgqueue_database_for_two_phases: str
+    ) -> None:
+        engine = create_engine(sqlalchemy_url(pgqueue_database_for_two_phases, driver))
+        quiet = send.options(wake=False)
+        held = quiet.options(unique_key="k")
+        with engine.connect() as mine:
+            both = mine.begin_twophase()
+            with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                send.enqueue(mine, "would notify")
+            quiet.enqueue(mine, "a")
+            with mine.begin_nested() as savepoint:
+                with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                    send.enqueue_many(mine, [("would notify",)])
+                quiet.enqueue(mine, "undone")
+                savepoint.rollback()
+            with mine.begin_nested():
+                (first, second) = held.enqueue_many(mine, [("k",), ("k again",)])
+                assert first == second
+                with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                    held.options(wake=True, on_conflict="replace").enqueue(mine, "would notify")
+            assert held.options(on_conflict="replace").enqueue(mine, "replaced").id == first
+            later = held.options(on_conflict="debounce", debounce_for=60, delay=5)
+            assert later.enqueue_many(mine, [("debounced",)]) == [first]
+            both.prepare()
+            assert names(connection) == []
+            both.commit()
+        engine.dispose()
+        assert names(connection) == ["a", "debounced"]
+        assert sleeper.heard() == []
+
+    def test_an_async_connection_of_psycopg_in_two_phases(
+        self, send: Task[..., Any], connection: Look, sleeper: Ears, pgqueue_database_for_two_phases: str
+    ) -> None:
+        quiet = send.options(wake=False)
+
+        async def application() -> None:
+            async with await psycopg.AsyncConnection.connect(pgqueue_database_for_two_phases) as mine:
+                for end in (mine.tpc_commit, mine.tpc_rollback):
+                    await mine.tpc_begin(mine.xid(1, "pgqueue async", end.__name__))
+                    with pytest.raises(UnusableConnection, match=r"two-phase.*wake=False"):
+                        await send.enqueue(mine, "would notify")
+                    async with mine.transaction():
+                        await quiet.enqueue(mine, "a")
+                    held = quiet.options(unique_key="k")
+                    await held.enqueue_many(mine, [("k",), ("k",)])
+                    await held.options(on_conflict="replace").enqueue(mine, "replaced")
+                    await mine.tpc_prepare()
+                    await end()
+                    assert names(connection) == ["a", "replaced"]  # of the first, that was committed
+                await send.enqueue(mine, "in one phase")
+
+        asyncio.run(application())
+        assert sleeper.heard() == ["sleeper"]
+
     def test_without_it_the_server_refuses_to_prepare_which_is_why_the_option_is_there(
         self, send: Task[..., Any], connection: Look, sleeper: Ears, pgqueue_database_for_two_phases: str
     ) -> None:
@@ -777,6 +834,7 @@ class TestTwoPhaseCommit:
 def test_pgqueue_works_where_the_other_drivers_are_not_installed(pgqueue_database: str) -> None:
     code = f"""
 import sys
+import traceback
 for name in ("asyncpg", "psycopg2", "django"):
     sys.modules[name] = None  # an import of it fails
 import psycopg
@@ -830,6 +888,110 @@ def test_every_kind_works_in_a_schema_with_an_odd_name(pgqueue_blank_database: s
         asyncio.run(application(kind))
     assert len(app.jobs.list()) == 2 * len(KINDS)
     app.close()
+
+
+# -- what must not be seen --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_that_leaves_an_enqueue_holds_no_arguments_whoever_prints_it(
+    kind: str, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    """The server's DETAIL would: `Failing row contains (7, queued, default, …, {"name": "…"})`."""
+    connection.execute("alter table pgqueue.jobs add constraint own check (args ->> 'name' not like 'cAn%')")
+    held = send.options(unique_key="k", meta={"pan": CANARY}, tags=[CANARY])
+
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            for call in (
+                lambda to: send.enqueue(to, CANARY),
+                lambda to: held.enqueue(to, CANARY),
+                lambda to: send.enqueue_many(to, [("good",), (CANARY,)]),
+                lambda to: held.enqueue_many(to, [(CANARY,)]),
+            ):
+                with pytest.raises(Exception, match=r"constraint .own.") as raised:
+                    await done(call(mine.connection))
+                printed = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+                assert CANARY not in printed
+                assert sqlstate(raised.value) == "23514"
+                await mine.rollback()
+                assert names(connection) == []
+
+    asyncio.run(application())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arguments_stand_in_pg_stat_activity_only_where_psycopg2_writes_them_into_the_statement(
+    kind: str, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    seen = "select count(*)::int from pg_stat_activity where query like '%%' || %s || '%%' and pid <> pg_backend_pid()"
+
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            for call in (lambda to: send.enqueue(to, CANARY), lambda to: send.enqueue_many(to, [(CANARY,)])):
+                await done(call(mine.connection))
+                assert connection.execute(seen, [CANARY]).fetchone() == (int("psycopg2" in kind),)
+
+    asyncio.run(application())
+
+
+# -- a connection that is lost --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backend_that_is_killed_under_the_caller_is_said_and_nothing_goes_through_another_connection_unseen(
+    kind: str, send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            ((pid,),) = await mine.execute("select pg_backend_pid()")
+            await done(send.enqueue(mine.connection, "lost with its transaction"))
+            assert connection.execute("select pg_terminate_backend(%s, 10000)", [pid]).fetchone() == (True,)
+            # The first to notice hears it from the driver, or from us where the driver has noticed already.
+            with pytest.raises(Exception, match=r"terminat|closed") as lost:
+                await done(send.enqueue(mine.connection, CANARY))
+            assert CANARY not in str(lost.value)
+            for call in (send.enqueue, lambda to, name: send.enqueue_many(to, [(name,)])):
+                with pytest.raises(UnusableConnection, match=r"closed|released|roll back"):
+                    await done(call(mine.connection, CANARY))
+            assert names(connection) == []
+            with suppress(Exception):  # says that it is lost, or nothing
+                await mine.rollback()
+            if kind in BACK_AFTER_A_ROLLBACK:
+                await done(send.enqueue(mine.connection, "in a new transaction"))
+                assert names(connection) == []
+                await mine.commit()
+            else:
+                with pytest.raises(UnusableConnection, match=r"closed|released|roll back"):
+                    await done(send.enqueue(mine.connection, CANARY))
+
+    asyncio.run(application())
+    assert names(connection) == (["in a new transaction"] if kind in BACK_AFTER_A_ROLLBACK else [])
+
+
+def test_a_dead_connection_of_asyncpgs_does_not_go_back_into_sqlalchemys_pool(
+    send: Task[..., Any], connection: Look, pgqueue_database: str
+) -> None:
+    async def application() -> None:
+        engine = create_async_engine(sqlalchemy_url(pgqueue_database, "asyncpg"), pool_size=1, max_overflow=0)
+        async with AsyncSession(engine) as session:
+            pid = (await session.execute(text("select pg_backend_pid()"))).scalar_one()
+            assert connection.execute("select pg_terminate_backend(%s, 10000)", [pid]).fetchone() == (True,)
+            with pytest.raises(asyncpg.PostgresConnectionError):
+                await send.enqueue(session, "lost")
+            with pytest.raises(UnusableConnection, match="roll back"):
+                await send.enqueue(session, "lost")
+        async with AsyncSession(engine) as session, session.begin():
+            await send.enqueue(session, "on another")
+        await engine.dispose()
+
+    asyncio.run(application())
+    assert names(connection) == ["on another"]
+
+
+# SQLAlchemy and Django open another connection when the transaction that was lost has been rolled back.
+BACK_AFTER_A_ROLLBACK = {kind for kind in KINDS if kind.startswith("django") or "ession" in kind or " on " in kind}
+BACK_AFTER_A_ROLLBACK |= {"Connection", "AsyncConnection"}
 
 
 # -- tables that are not there --------------------------------------------------------------------------------------
