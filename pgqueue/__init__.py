@@ -59,7 +59,7 @@ from pgqueue.errors import (
     UnusableConnection,
     WorkerError,
 )
-from pgqueue.job import DeadReason, Job, Progress, State
+from pgqueue.job import DeadReason, Job, LogLine, Progress, State
 from pgqueue.retry import RetryPolicy
 from pgqueue.schedule import Schedule
 from pgqueue.schedules import ScheduleStats
@@ -86,6 +86,7 @@ __all__ = [
     "Job",
     "JobNotFound",
     "LifespanFailed",
+    "LogLine",
     "MissingRight",
     "NewJob",
     "OperationError",

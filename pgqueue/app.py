@@ -26,7 +26,7 @@ from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler, redriven
 from pgqueue.hooks import Hook
-from pgqueue.job import Job, Progress
+from pgqueue.job import Job, LogLine, Progress
 from pgqueue.link import ENCODING
 from pgqueue.maintenance.chores import chores
 from pgqueue.middleware import Middleware, unfit
@@ -148,6 +148,7 @@ class PgQueue:
         timeout: float | timedelta | None = None,
         hard_timeout: float | timedelta | None = None,
         run_in: RunIn = "auto",
+        keep_log: bool = False,
         expires_in: float | timedelta | None = None,
         keep: int | None = None,
         keep_for: float | timedelta | None = None,
@@ -176,7 +177,8 @@ class PgQueue:
         name: what rows call it; `module.function`. retry: a RetryPolicy, or a function of (attempt, error) that returns
         seconds or None for no further attempt. timeout: seconds an attempt may run, then it is told to end; no limit.
         hard_timeout: seconds after which it is killed in a process, and called stuck elsewhere. run_in: auto (an async
-        def on the loop, a def in a thread), loop, thread, or process: one of its own. keep, keep_for, keep_dead,
+        def on the loop, a def in a thread), loop, thread, or process: one of its own. keep_log: what its jobs say by
+        `ctx.log` is kept with them, see `app.jobs.log`. keep, keep_for, keep_dead,
         keep_dead_for: how many of its finished and dead jobs stay, and how many seconds; as its app says.
         middleware: generator functions around each of its attempts, inside the app's; see `middleware`.
         cron="0 2 * * *" in a timezone, or every=60: enqueued by itself at these times; several, and arguments:
@@ -493,6 +495,11 @@ class Jobs(Steered):
         """`progress` for the running event loop."""
         async with self._app.async_engine.begin() as connection:
             return await perform_async(connection, monitor.progress(self._app.statements, job_id))
+
+    def log(self, job_id: int, *, attempt: int | None = None, limit: int = 10_000) -> list[LogLine]:
+        """What the job said by `ctx.log`, where its task keeps that (`keep_log=True`): the last `limit` lines (up to
+        100,000), oldest first; of one attempt, or of all."""
+        return self._app.look(monitor.log_of(self._app.statements, job_id, attempt=attempt, limit=limit))
 
     def list(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
@@ -60,12 +61,33 @@ class AppState:
         return f"<AppState {', '.join(vars(self)) or 'empty'}>"
 
 
+Keep = Callable[[int, object, tuple[object, ...], BaseException | None], None]
+"""Takes a line of a job whose task keeps them: its level, its text, what is to be put into that, and an error."""
+
+
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
     """A logger whose lines carry job id, task and attempt."""
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
         return msg, kwargs
+
+
+class KeptLogger(JobLogger):
+    """The same for a task that keeps what its jobs log."""
+
+    def __init__(self, logger: logging.Logger, extra: Mapping[str, object], keep: Keep) -> None:
+        super().__init__(logger, extra)
+        self._keep = keep
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Every line of an adapter goes through here. Kept is what is of level info or higher, or is logged anyway."""
+        if level >= logging.INFO or self.isEnabledFor(level):
+            error = kwargs.get("exc_info")
+            error = error[1] if isinstance(error, tuple) else sys.exc_info()[1] if error is True else error
+            self._keep(level, msg, args, error if isinstance(error, BaseException) else None)
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller's line, not this one
+        super().log(level, msg, *args, **kwargs)
 
 
 @dataclass(slots=True)

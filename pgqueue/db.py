@@ -407,6 +407,31 @@ def progress(
     return _ids((yield Call(sql["progress"], params)))
 
 
+def log_lines(
+    sql: Statements,
+    worker_id: UUID,
+    ids: list[int],
+    fences: list[int],
+    numbers: list[int],
+    ages: list[float],
+    levels: list[str],
+    messages: list[str],
+    now: Now = None,
+) -> Steps[set[int]]:
+    """Writes down what these jobs said, each line so many seconds ago; those of which something was new."""
+    params = {
+        "worker_id": worker_id,
+        "ids": ids,
+        "fences": fences,
+        "numbers": numbers,
+        "ages": ages,
+        "levels": levels,
+        "messages": messages,
+        "now": now,
+    }
+    return _ids((yield Call(sql["log_lines"], params)))
+
+
 # -- rescue, cancel, expire, retry now, redrive, purge, prune -------------------------------------------------------
 
 
@@ -567,6 +592,13 @@ def prune_dead(sql: Statements, tasks: list[str], limit: int, now: Now = None) -
 def prune_progress(sql: Statements, limit: int, now: Now = None) -> Steps[set[int]]:
     """Removes up to `limit` words on the progress of jobs that have ended a while ago."""
     return _ids((yield Call(sql["prune_progress"], {"limit": limit, "now": now})))
+
+
+def prune_logs(sql: Statements, after: int, limit: int) -> Steps[int | None]:
+    """Looks at up to `limit` jobs that said something, and removes that of jobs that are gone; the last one, None at
+    the end."""
+    rows = yield Call(sql["prune_logs"], {"after": after, "limit": limit})
+    return rows[0][0]  # type: ignore[no-any-return]
 
 
 # -- schedules ------------------------------------------------------------------------------------------------------
@@ -938,6 +970,11 @@ def progress_of(sql: Statements, job_id: int) -> Steps[tuple[Any, ...] | None]:
     """(fraction, note, at, attempt) of a job that has said how far it is."""
     rows = yield Call(sql["progress_of"], {"id": job_id})
     return rows[0] if rows else None
+
+
+def log_of(sql: Statements, job_id: int, attempt: int | None, limit: int) -> Steps[Rows]:
+    """(attempt, at, level, message) of the last lines that a job said, oldest first."""
+    return (yield Call(sql["log_of"], {"id": job_id, "attempt": attempt, "limit": limit}))
 
 
 def schema_version(sql: Statements) -> Steps[str | None]:

@@ -66,6 +66,16 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line that a job said by ctx.log. at: null where Python has no such date. level: INFO, WARNING, …"""
+
+    attempt: int
+    at: datetime | None
+    level: str
+    message: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as its enqueuer and its operators see it.
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pgqueue import db, rights
 from pgqueue.drivers import NO_RIGHT, STANDBY, Rows, Steps, sqlstate
-from pgqueue.errors import MAX_ID, InvalidOption, MissingRight, SchemaError, checked_ids, whole
-from pgqueue.job import Job, Progress, State
+from pgqueue.errors import MAX_ID, InvalidOption, MissingRight, SchemaError, checked_id, checked_ids, whole
+from pgqueue.job import Job, LogLine, Progress, State
 from pgqueue.logs import one_line
 from pgqueue.rights import Right
 from pgqueue.settings import MIN_SERVER
@@ -101,6 +101,19 @@ def progress(sql: Statements, job_id: int) -> Steps[Progress | None]:
         return None
     row = yield from db.progress_of(sql, job_id)
     return None if row is None else Progress(*row)
+
+
+def log_of(sql: Statements, job_id: int, *, attempt: int | None = None, limit: int = 10_000) -> Steps[list[LogLine]]:
+    """What a job said in its log, oldest first: the last `limit` lines. Raises InvalidOption at once."""
+    checked_id(job_id)
+    if attempt is not None:
+        whole("attempt", attempt, 0, 2**31 - 1)
+    whole("limit", limit, 1, 100_000)
+    return _log_of(db.log_of(sql, job_id, attempt, limit))
+
+
+def _log_of(steps: Steps[Rows]) -> Steps[list[LogLine]]:
+    return [LogLine(*row) for row in (yield from steps)]
 
 
 def check_server(sql: Statements) -> Steps[None]:

@@ -11,6 +11,7 @@
     retention       how long ended jobs are kept, for each task that says so
     schedules       what is enqueued at its time, and when that is next
     progress        how far running jobs are, of those that say so
+    job_logs        what jobs say in their logs, of tasks that keep it; insert-only
     unique_periods  keys that are held for a period, whatever becomes of their job
 
 No foreign keys and no columns that grow on `jobs`: it is the hot table. Text with a named CHECK instead of enums, so
@@ -356,5 +357,17 @@ def metadata(schema: str) -> MetaData:
         Column("at", DateTime(timezone=True), nullable=False, comment="when it was written"),
         Column("said", BigInteger, nullable=False, server_default=text("0"), comment="orders the words of one claim"),
         CheckConstraint("fraction BETWEEN 0 AND 1", name="progress_fraction"),
+    )
+
+    Table(
+        "job_logs",
+        meta,
+        Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("fence", Integer, primary_key=True, autoincrement=False, comment="of the claim under which it was said"),
+        Column("n", Integer, primary_key=True, autoincrement=False, comment="from 1, in the order of the lines"),
+        Column("attempt", Integer, nullable=False, comment="the attempt under which it was said"),
+        Column("at", DateTime(timezone=True), nullable=False, comment="when it was said"),
+        Column("level", Text, nullable=False, comment="INFO, WARNING, ERROR, …"),
+        Column("message", Text, nullable=False),
     )
     return meta

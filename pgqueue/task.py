@@ -33,7 +33,7 @@ R = TypeVar("R")
 RunIn = Literal["auto", "loop", "thread", "process"]
 """Where a task's jobs run: an `async def` on the worker's loop, a `def` in a thread; or in a process of their own."""
 
-_AT_RUN_TIME = ("hard_timeout", "run_in")
+_AT_RUN_TIME = ("hard_timeout", "run_in", "keep_log")
 _OPTION_NAMES = frozenset(field.name for field in fields(Options))
 _SCHEDULE = frozenset({"cron", "every", "timezone", "schedules"})
 
@@ -97,6 +97,7 @@ class Task(Generic[P, R]):
         middleware: tuple[Middleware, ...] = (),
         hard_timeout: float | None = None,
         run_in: RunIn = "auto",
+        keep_log: bool = False,
     ) -> None:
         self.name = name
         self.function = function
@@ -104,6 +105,7 @@ class Task(Generic[P, R]):
         self.timeout = timeout
         self.hard_timeout = hard_timeout
         self.run_in = run_in
+        self.keep_log = keep_log
         self.retention = retention
         self.schedules = schedules
         self.middleware = middleware
@@ -252,6 +254,7 @@ def make(
     timeout: object = None,
     hard_timeout: object = None,
     run_in: object = "auto",
+    keep_log: object = False,
     keep: Any = None,
     keep_for: Any = None,
     keep_dead: Any = None,
@@ -284,6 +287,8 @@ def make(
         raise InvalidOption(
             f"retry must be a RetryPolicy or a function of (attempt, error), not {type(retry).__name__}"
         )
+    if not isinstance(keep_log, bool):
+        raise InvalidOption(f"keep_log must be True or False, not {type(keep_log).__name__}")
     retention = Retention(keep, keep_for, keep_dead, keep_dead_for).over(home.kept)
     declared = _schedules(cron, every, timezone, schedules)
     checked = Options(timeout=timeout, **options)  # type: ignore[arg-type]
@@ -299,6 +304,7 @@ def make(
         retention=retention,
         schedules=declared,
         middleware=_around(middleware),
+        keep_log=keep_log,
     )
     if hard_timeout is not None:
         made.hard_timeout = seconds("hard_timeout", hard_timeout, least=0.001)

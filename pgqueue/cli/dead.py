@@ -19,7 +19,7 @@ from pgqueue.cli.common import (
     print_json,
     print_table,
 )
-from pgqueue.cli.jobs import print_job
+from pgqueue.cli.jobs import log_option, print_job
 from pgqueue.cli.progress import progress
 from pgqueue.cli.watch import watch_option
 from pgqueue.errors import JobNotFound
@@ -93,11 +93,12 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
 @dead.command()
 @click.argument("job_id", type=int, metavar="ID")
 @click.option("--args", "show_args", is_flag=True, help="Show the arguments too.")
+@log_option
 @json_option
 @database_options
 @watch_option
 @click.pass_context
-def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
+def show(ctx: click.Context, /, job_id: int, show_args: bool, show_log: bool, as_json: bool) -> None:
     """Show one dead job with the error and traceback of every attempt.
 
     \b
@@ -105,11 +106,12 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> 
       pgqueue dead show 42
       pgqueue dead show 42 --args --json
     """
-    app = app_of(ctx, "find_jobs", "progress_of")
+    app = app_of(ctx, "find_jobs", "progress_of", *(("log_of",) if show_log else ()))
     job = app.jobs.get(job_id)
     if job.state is not State.DEAD:
         raise JobNotFound(f"job {job_id} is not dead, it is {job.state}")
-    print_job(job, progress=app.jobs.progress(job_id), show_args=show_args, as_json=as_json)
+    log = app.jobs.log(job_id) if show_log else None
+    print_job(job, progress=app.jobs.progress(job_id), log=log, show_args=show_args, as_json=as_json)
 
 
 @dead.command()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from itertools import groupby
 from typing import Any, TypeVar, cast
 
 import click
@@ -30,7 +31,7 @@ from pgqueue.cli.watch import watch_option
 from pgqueue.drivers import Steps
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import JobNotFound, OperationError, checked_ids
-from pgqueue.job import Job, Progress, State
+from pgqueue.job import Job, LogLine, Progress, State
 from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 from pgqueue.steering import WHY, LiveFilter
 from pgqueue.unique import CLAIMED, FINISHED, PERIOD, Unique
@@ -99,6 +100,9 @@ def _said(job: Job, on_conflict: str) -> str:
     return "holds this key already, and was changed"
 
 
+log_option = click.option("--log", "show_log", is_flag=True, help="Show what it said by ctx.log, if that is kept.")
+
+
 @click.group()
 def jobs() -> None:
     """Look at jobs, live and ended; cancel them, change when they run.
@@ -153,23 +157,27 @@ def list_(ctx: click.Context, /, as_json: bool, **which: Any) -> None:
 @jobs.command()
 @click.argument("job_id", type=int, metavar="ID")
 @click.option("--args", "show_args", is_flag=True, help="Show arguments and result too.")
+@log_option
 @json_option
 @database_options
 @watch_option
 @click.pass_context
-def show(ctx: click.Context, /, job_id: int, show_args: bool, as_json: bool) -> None:
+def show(ctx: click.Context, /, job_id: int, show_args: bool, show_log: bool, as_json: bool) -> None:
     """Show one job, how far it says it is, and the error of every failed attempt.
 
-    Arguments and result may be nobody's business: they are shown only with --args.
+    Arguments and result, and what a job said by ctx.log, may be nobody's business: they are shown only with --args and
+    --log. The log is kept for tasks that ask for it.
 
     \b
     Examples:
       pgqueue jobs show 42
+      pgqueue jobs show 42 --log
       pgqueue jobs show 42 --args --json
     """
-    app = app_of(ctx, "find_jobs", "progress_of")
+    app = app_of(ctx, "find_jobs", "progress_of", *(("log_of",) if show_log else ()))
     job = app.jobs.get(job_id)
-    print_job(job, progress=app.jobs.progress(job_id), show_args=show_args, as_json=as_json)
+    log = app.jobs.log(job_id) if show_log else None
+    print_job(job, progress=app.jobs.progress(job_id), log=log, show_args=show_args, as_json=as_json)
 
 
 def live_filters(function: F) -> F:
@@ -373,11 +381,15 @@ def _report(ids: list[int], what: str, *, as_json: bool) -> None:
         click.echo(f"{len(ids)} {'job' if len(ids) == 1 else 'jobs'} {what}" + (f": {some}" if ids else ""))
 
 
-def print_job(job: Job, *, progress: Progress | None, show_args: bool, as_json: bool) -> None:
-    """Every field that a job has, how far it is, and the error of every failed attempt."""
+def print_job(
+    job: Job, *, progress: Progress | None, log: list[LogLine] | None, show_args: bool, as_json: bool
+) -> None:
+    """Every field that a job has, how far it is, the error of every failed attempt, and what it said. log: None where
+    nobody asks."""
     shown = job_as_dict(job, show_args=show_args)
     if as_json:
-        print_json({**shown, "progress": None if progress is None else asdict(progress)})
+        more = {} if log is None else {"log": [asdict(line) for line in log]}
+        print_json({**shown, "progress": None if progress is None else asdict(progress), **more})
         return
     if progress is not None:
         shown["progress"] = in_words(progress, job)
@@ -392,6 +404,15 @@ def print_job(job: Job, *, progress: Progress | None, show_args: bool, as_json: 
         click.echo(f"\nattempt {cell(error.get('attempt'))} at {cell(error.get('at'))}: {cell(error.get('error'))}")
         for line in str(error.get("traceback") or "").splitlines():
             click.echo(f"    {cell(line)}")
+    for attempt, lines in groupby(log or (), key=lambda line: line.attempt):
+        click.echo(f"\nlog of attempt {attempt}")
+        for said in lines:
+            first, *others = said.message.split("\n")
+            click.echo(f"{cell(said.at)} {cell(said.level):<8}{cell(first)}")
+            for line in others:  # of a traceback
+                click.echo(f"    {cell(line)}")
+    if log == []:
+        click.echo("\nno log: it said nothing, or its task does not keep it (keep_log=True)")
 
 
 def in_words(progress: Progress, job: Job) -> str:

@@ -17,7 +17,7 @@ from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.maintenance import tick
 from pgqueue.maintenance.expire import expire, tell_expired
-from pgqueue.maintenance.prune import prune, prune_jobs, prune_periods, prune_progress, retain
+from pgqueue.maintenance.prune import prune, prune_jobs, prune_logs, prune_periods, prune_progress, retain
 from pgqueue.maintenance.rescue import sweep, tell
 from pgqueue.retention import Retention
 from pgqueue.settings import WorkerSettings
@@ -57,6 +57,7 @@ def chores(
         turn: dict[str, bool] = {}  # tasks that we are pruning, a part between two sweeps: rescue must not wait for it
         pause = PRUNE_JOBS_EVERY
         retained = more = False
+        logs: int | None = None  # how far we are through what jobs said in their logs
         tries = 0
         while True:
             try:
@@ -73,9 +74,11 @@ def chores(
                     next_prune = time.monotonic() + PRUNE_EVERY
                     await link.perform(prune(sql, retention))
                     await link.perform(prune_periods(sql))
-                    more = True
+                    more, logs = True, logs or 0
                 if more:
                     more = await link.perform(prune_progress(sql))
+                if logs is not None:
+                    logs = await link.perform(prune_logs(sql, logs))
                 late = await link.perform(expire(sql))  # after prune, which makes today's partition
                 tell_expired(late, events, counts())
                 if retained and not turn and time.monotonic() >= next_turn:

@@ -22,6 +22,7 @@ log = logging.getLogger("pgqueue")
 
 CHUNK = 5_000  # rows removed by one statement
 PROGRESS_CHUNK = 20_000  # small rows, and a part between two sweeps keeps up with 4,000 jobs a second
+LOGS_CHUNK = 2_000  # jobs that are looked for by one statement: 0.2 s
 PART = 20 * CHUNK  # rows that one scan finds at most: some 2 s of work
 
 
@@ -42,6 +43,11 @@ def prune_progress(sql: Statements) -> Steps[bool]:
     """Removes what jobs said of their progress that ended a while ago, one part of it; whether there may be more."""
     gone = yield from db.prune_progress(sql, PROGRESS_CHUNK)
     return len(gone) >= PROGRESS_CHUNK
+
+
+def prune_logs(sql: Statements, after: int) -> Steps[int | None]:
+    """Removes what jobs said in their logs that are kept no longer, of the next; where to go on, None at the end."""
+    return (yield from db.prune_logs(sql, after, LOGS_CHUNK))
 
 
 def prune_periods(sql: Statements) -> Steps[None]:

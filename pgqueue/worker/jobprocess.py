@@ -6,9 +6,10 @@ the first job of an app its lifespans are opened. What goes to and fro is JSON, 
 worker is gone the channel closes, the lifespans are closed, and this ends.
 
     worker -> process   {"setup": {path, main, conninfo, schema, lease, patience, level}} · {"run": {task, module,
-                        function, app, wants, claim, worker_id, soft}} · {"cancel": why} · {"interrupt": true} ·
-                        {"lost": [id, fence]}
-    process -> worker   {"started": true} · {"log": {...}} · {"progress": [fraction, note, said]} · {"ended": kind, ...}
+                        function, app, wants, claim, worker_id, soft, keep_log}} · {"cancel": why} ·
+                        {"interrupt": true} · {"lost": [id, fence]}
+    process -> worker   {"started": true} · {"log": {...}} · {"progress": [fraction, note, said]} ·
+                        {"lines": [[n, said, level, text], ...]} · {"ended": kind, ...}
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import runpy
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from types import ModuleType
@@ -43,6 +45,7 @@ from pgqueue.sql import Statements, statements
 from pgqueue.task import Task, make
 from pgqueue.worker.claim import attempt
 from pgqueue.worker.lifespan import Held, Lifespans
+from pgqueue.worker.lines import Lines
 from pgqueue.worker.processes import LONGEST_LINE
 from pgqueue.worker.progress import Marks
 from pgqueue.worker.run import (
@@ -119,6 +122,7 @@ class Jobs:
         self._sql = statements(setup["schema"])
         self._threads = Threads(1)
         self._marks = Marks(self._report)
+        self._lines = Lines(self._report_lines)
         self._connections = Connections(
             setup["conninfo"], most=1, lease=setup["lease"], patience=setup["patience"], uniform=random.random
         )
@@ -138,6 +142,7 @@ class Jobs:
         claim: list[Any],
         worker_id: str,
         soft: float | None,
+        keep_log: bool,
     ) -> None:
         """Runs the job; its end is sent."""
         owner = UUID(worker_id)
@@ -151,10 +156,11 @@ class Jobs:
             self.send(ended="failed", **_error(error, describe(error), trace(error)))
             self._rest()
             return
+        self._tasks[task].keep_log = keep_log
         made = attempt(Claim(*claim)._replace(timeout=soft), self._tasks[task], owner)
         self._writer.write(b'{"started": true}\n')  # at once: the job may end the process before the loop's next turn
         complete = partial(complete_one, self._sql, owner)
-        fence = partial(Fenced, self._sql, self._connections, complete, owner, self._marks)
+        fence = partial(Fenced, self._sql, self._connections, complete, owner, self._marks, self._lines)
         self.run = Run(made, self._threads, self._ended, fence)
         self.run.start()
 
@@ -208,6 +214,10 @@ class Jobs:
         for mark in self._marks.take(()):
             self.send(progress=[mark.fraction, mark.note, mark.said])
 
+    def _report_lines(self, ended: Sequence[int] = ()) -> None:
+        if found := self._lines.take(ended):
+            self.send(lines=[[line.n, line.said, line.level, line.message] for line in found])
+
     def _end_soon(self) -> None:
         self._ends = True
         if not self._taken:
@@ -222,6 +232,7 @@ class Jobs:
         self.run = None
         if (last := self._marks.pop(run.attempt.claim.id)) is not None:
             self.send(progress=[last.fraction, last.note, last.said])
+        self._report_lines([run.attempt.claim.id])
         try:
             message = _as_message(end)
         except BaseException as error:  # a Steer with a broken __str__, say

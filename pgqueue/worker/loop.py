@@ -115,15 +115,15 @@ class Loop:
             patience=settings.patience,
             uniform=uniform,
         )
-        self._fence = partial(
-            Fenced, sql, self._connections, partial(complete_one, sql, worker_id), worker_id, self._settler.marks
-        )
+        said = self._settler.marks, self._settler.lines
+        self._fence = partial(Fenced, sql, self._connections, partial(complete_one, sql, worker_id), worker_id, *said)
         self._processes = Processes(
             conninfo=conninfo,
             schema=sql.schema,
             lease=settings.lease,
             patience=settings.patience,
             marks=self._settler.marks,
+            lines=self._settler.lines,
         )
         self._runs: set[Run | ProcessRun] = set()
         self._ready: deque[Attempt] = deque()  # claimed, and waiting for a slot

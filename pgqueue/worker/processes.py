@@ -34,6 +34,7 @@ from pgqueue.settings import MAX_ARGS_BYTES
 from pgqueue.task import Task
 from pgqueue.worker.claim import Attempt
 from pgqueue.worker.lifespan import Lifespans
+from pgqueue.worker.lines import Line, Lines
 from pgqueue.worker.progress import Mark, Marks
 from pgqueue.worker.run import (
     Completed,
@@ -124,9 +125,12 @@ class Process:
 class Processes:
     """The processes of one worker, started as jobs need them; as many as run at once, and a few that wait."""
 
-    def __init__(self, *, conninfo: str, schema: str, lease: float, patience: float, marks: Marks) -> None:
-        """marks: takes what jobs say of their progress."""
+    def __init__(
+        self, *, conninfo: str, schema: str, lease: float, patience: float, marks: Marks, lines: Lines
+    ) -> None:
+        """marks: takes what jobs say of their progress; lines: in their logs."""
         self.marks = marks
+        self.lines = lines
         self._setup = {"conninfo": conninfo, "schema": schema, "lease": lease, "patience": patience}
         self._idle: list[Process] = []
         self._busy: set[Process] = set()
@@ -318,6 +322,7 @@ class ProcessRun:
             "claim": list(attempt.claim),
             "worker_id": str(attempt.worker_id),
             "soft": attempt.timeout if self._can_be_told else None,
+            "keep_log": task.keep_log,
         }
 
     async def _until_ended(self, process: Process) -> End | None:
@@ -331,6 +336,9 @@ class ProcessRun:
                     claim = self.attempt.claim
                     mark = Mark(claim.id, claim.fence, fraction, note, said, Taken(process, claim))
                     self._processes.marks.put(mark, asyncio.get_running_loop())
+                case {"lines": [*found]}:
+                    for one in found:
+                        self._keep(one)
                 case {"started": True}:
                     self._begun()
                 case {"ended": kind}:
@@ -349,6 +357,13 @@ class ProcessRun:
         failure = Failed(late, f"pgqueue.errors.TaskTimeout: {late}", None, timed_out=True)
         # Killed before it began, it is a machine that is too slow, or its imports are: no word of the job's own yet.
         return failure if self._started else Hindered(failure)
+
+    def _keep(self, line: object) -> None:
+        claim = self.attempt.claim
+        match line:
+            case [int(number), int(said), str(level), str(text)]:
+                made = Line(claim.id, claim.fence, number, said, level, text)
+                self._processes.lines.put(made, asyncio.get_running_loop())
 
     def _begun(self) -> None:
         self._started = True

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
 from pgqueue import db
 from pgqueue.drivers import Steps
 from pgqueue.sql import Statements
-
-EVERY = 1.0  # seconds between two writes
+from pgqueue.worker.pace import Pace
 
 
 class Mark(NamedTuple):
@@ -39,54 +36,40 @@ class Marks:
 
     def __init__(self, due: Callable[[], None]) -> None:
         """due: called on the loop when it is time for take()."""
-        self._ring = due
+        self._pace = Pace(due)
         self._latest: dict[int, Mark] = {}
-        self._armed = False  # a timer runs, or rang and was not heard yet
-        self._due = False
-        self._next = 0.0
-        self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
         return bool(self._latest)
 
     def put(self, mark: Mark, loop: asyncio.AbstractEventLoop) -> None:
         """From any thread. loop: the worker's."""
-        with self._lock:
+        with self._pace.lock:
             self._latest[mark.job_id] = mark
-            armed, self._armed = self._armed, True
-        if not armed:
-            with suppress(RuntimeError):  # the loop is closed: the worker has ended, and the job outlived it
-                loop.call_soon_threadsafe(self._wait)
+            first = self._pace.arm()
+        if first:
+            self._pace.start(loop)
 
     def restore(self, marks: Iterable[Mark], loop: asyncio.AbstractEventLoop) -> None:
         """What could not be written, unless its job has said more since."""
         for mark in marks:
-            with self._lock:
+            with self._pace.lock:
                 newer = mark.job_id in self._latest
             if not newer:
                 self.put(mark, loop)
 
     def take(self, ended: Iterable[int]) -> list[Mark]:
         """All of them when it is time; else only those of these jobs, which will say no more."""
-        with self._lock:
-            if not self._due:
+        with self._pace.lock:
+            if not self._pace.over():
                 return [self._latest.pop(job_id) for job_id in ended if job_id in self._latest]
-            self._due = self._armed = False
-            self._next = time.monotonic() + EVERY
             taken, self._latest = list(self._latest.values()), {}
             return taken
 
     def pop(self, job_id: int) -> Mark | None:
         """That of one job, which writes it itself."""
-        with self._lock:
+        with self._pace.lock:
             return self._latest.pop(job_id, None)
-
-    def _wait(self) -> None:
-        asyncio.get_running_loop().call_later(max(0.0, self._next - time.monotonic()), self._rung)
-
-    def _rung(self) -> None:
-        self._due = True
-        self._ring()
 
 
 def write(sql: Statements, worker_id: UUID, marks: list[Mark]) -> Steps[None]:

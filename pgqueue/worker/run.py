@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from pgqueue import logs
-from pgqueue.context import Context, JobLogger
+from pgqueue.context import Context, JobLogger, KeptLogger
 from pgqueue.errors import Cancel, Steer, TaskTimeout, TransactionRefused
 from pgqueue.failure import describe, trace
 from pgqueue.worker.claim import Attempt
@@ -164,6 +164,8 @@ class Run:
         if parameter is not None:
             self._context = Context(attempt.job, JobLogger(log, attempt.log_fields), task.state)
             self._fenced = self._context._own = self._fence(attempt, self._context._stop)
+            if task.keep_log:
+                self._context.log = KeptLogger(log, attempt.log_fields, self._fenced.keeper().keep)
             arguments = arguments | {parameter: self._context}
         token = logs.running.set(attempt) if logs.names_jobs else None  # for what it calls, and for nobody beside it
         if task.is_async:

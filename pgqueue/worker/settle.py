@@ -32,7 +32,9 @@ from pgqueue.retry import RetryPolicy, StoredRetryPolicy
 from pgqueue.settings import HINDERED_DELAY, MAX_CRASHES, MAX_ERROR_CHARS, MAX_HINDERED, PARTITIONS_AHEAD
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
-from pgqueue.worker.progress import Mark, Marks
+from pgqueue.worker.lines import Lines
+from pgqueue.worker.lines import write as write_lines
+from pgqueue.worker.progress import Marks
 from pgqueue.worker.progress import write as write_marks
 from pgqueue.worker.run import (
     Completed,
@@ -211,6 +213,8 @@ class Settler:
         self._refused: list[Settlement] = []
         self._arrived = asyncio.Event()
         self.marks = Marks(self._arrived.set)
+        self.lines = Lines(self._arrived.set)
+        self._silent: list[int] = []  # jobs that have settled themselves, and will say no more
         self._enough = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -245,6 +249,10 @@ class Settler:
             item = Settlement(attempt, ToComplete(end.result), seconds)
             count(item, self.counts)
             tell(item, self._events)
+            if self.lines:
+                self._silent.append(attempt.claim.id)
+                self._arrived.set()
+                self._empty.clear()
         self._written(1)
 
     def hurry(self) -> None:
@@ -268,8 +276,17 @@ class Settler:
                     async with asyncio.timeout(_LINGER):
                         await self._enough.wait()
             self._writing, self._waiting = self._waiting, []
+            silent, self._silent = self._silent, []
             if self.marks:
-                await self._write_marks(self.marks.take(self.held))
+                marks = self.marks.take(self.held)
+                again = partial(self.marks.restore, marks, asyncio.get_running_loop())
+                if marks:
+                    await self._write_said("progress", partial(write_marks, self._sql, self._worker_id, marks), again)
+            if self.lines:
+                lines = self.lines.take([*self.held, *silent])
+                again = partial(self.lines.restore, lines, asyncio.get_running_loop())
+                if lines:
+                    await self._write_said("log", partial(write_lines, self._sql, self._worker_id, lines), again)
             batches: dict[type, list[Settlement]] = {}
             for item in self._writing:
                 batches.setdefault(type(item.verdict), []).append(item)
@@ -279,26 +296,24 @@ class Settler:
                     await self._write(batch, write)
                     self._written(0 if kind in (ToGiveBack, ToHinder) else len(batch))  # they were not worked off
                     self._writing = [item for left in batches.values() for item in left]
-            if not self._waiting:
+            if not self._waiting and not self._silent:
                 self._empty.set()
 
-    async def _write_marks(self, marks: list[Mark]) -> None:
-        """How far jobs are, before it is written how they ended. A table that somebody locks holds up no settle."""
+    async def _write_said(self, what: str, write: Callable[[], Steps[None]], again: Callable[[], None]) -> None:
+        """What jobs say of themselves, before it is written how they ended. A table that somebody locks holds up no
+        settle. again: keeps what was not written for the next time."""
         tries = 0
-        while marks:
+        while True:
             try:
-                return await self._link.perform(write_marks(self._sql, self._worker_id, marks))
+                return await self._link.perform(write())
             except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
-                self.marks.restore(marks, asyncio.get_running_loop())
-                return None
+                return again()
             except INFRASTRUCTURE as error:
                 tries += 1
                 await self._link.pause(tries, error)
             except psycopg.Error as error:
-                what = "PostgreSQL refused what jobs say of their progress (%s)"
-                log.warning(what, type(error).__name__, extra={"event": "progress_refused"})
-                return None
-        return None
+                refused = f"PostgreSQL refused what jobs say {_OF[what]} (%s)"
+                return log.warning(refused, type(error).__name__, extra={"event": f"{what}_refused"})
 
     async def _write(self, batch: list[Settlement], write: Write) -> None:
         tries, looked_for_partitions = 0, False
@@ -480,6 +495,8 @@ _WRITES: dict[type, Write] = {
     ToCancelled: _cancel,
 }
 
+
+_OF = {"progress": "of their progress", "log": "in their logs"}
 
 # What passes a job by that was asked to end before we knew.
 _PASSES_BY = (ToRetry, ToDead, ToGiveBack, ToCrashed, ToHinder)

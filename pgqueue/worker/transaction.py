@@ -43,6 +43,7 @@ from pgqueue.errors import Cancel, ClaimLost, TaskTimeout, TransactionRefused
 from pgqueue.link import INFRASTRUCTURE, AsyncBounded, Bounded, Link, Trouble, backoff, connect, connect_async, for_jobs
 from pgqueue.sql import Statements
 from pgqueue.worker.claim import Attempt
+from pgqueue.worker.lines import Keeper, Lines
 from pgqueue.worker.progress import Mark, Marks, write
 
 T = TypeVar("T")
@@ -383,6 +384,7 @@ class Fenced:
         complete: Callable[[Attempt, str | None], Steps[set[int]]],
         worker_id: UUID,
         marks: Marks,
+        lines: Lines,
         attempt: Attempt,
         told: threading.Event,
     ) -> None:
@@ -392,6 +394,8 @@ class Fenced:
         self._completion = complete
         self._worker_id = worker_id
         self._marks = marks
+        self._lines = lines
+        self._keeper: Keeper | None = None
         self._attempt = attempt
         self._told = told
         self.loop = asyncio.get_running_loop()
@@ -423,8 +427,15 @@ class Fenced:
             claim = self._attempt.claim
             self._marks.put(Mark(claim.id, claim.fence, fraction, note, time.monotonic_ns(), self._told), self.loop)
 
+    def keeper(self) -> Keeper:
+        """What keeps the lines that the job says."""
+        self._keeper = Keeper(self._lines, self._attempt.claim, self.loop)
+        return self._keeper
+
     def over(self) -> Stage:
         """The run has ended: how its transaction did. One that is still open is cut off; the server rolls it back."""
+        if self._keeper is not None:
+            self._keeper.close()
         with self._lock:
             ended = self.stage
             if ended in ("none", "open"):

@@ -280,6 +280,32 @@ def test_show_says_how_far_the_job_is_and_which_attempt_said_so(
     assert "99%, 1 min ago\n" in on("dead", "show", str(dead)).stdout
 
 
+@pytest.mark.parametrize("state", ["running", "dead"])
+def test_show_prints_what_the_job_said_in_its_log_when_asked_to_and_nothing_in_it_steers_the_terminal(
+    on: Run, fill: Fill, connection: psycopg.Connection[Any], state: str
+) -> None:
+    job, silent = fill(state), fill(state)
+    group = "dead" if state == "dead" else "jobs"
+    add = "insert into pgqueue.job_logs values (%s, %s, %s, %s, '2026-05-01T08:00:00Z', %s, %s)"
+    connection.execute(add, [job, 2, 1, 2, "ERROR", "it failed\nValueError: \x1b[31mno"])
+    connection.execute(add, [job, 1, 1, 1, "INFO", "begins"])
+    assert "begins" not in on(group, "show", str(job)).stdout
+    assert on(group, "show", str(job), "--log").stdout.splitlines()[-6:] == [
+        "log of attempt 1",
+        "2026-05-01 08:00:00 INFO    begins",
+        "",
+        "log of attempt 2",
+        "2026-05-01 08:00:00 ERROR   it failed",
+        "    ValueError: \\x1b[31mno",
+    ]
+    assert [line["message"] for line in json.loads(on(group, "show", str(job), "--log", "--json").stdout)["log"]] == [
+        "begins",
+        "it failed\nValueError: \x1b[31mno",
+    ]
+    assert "log" not in json.loads(on(group, "show", str(job), "--json").stdout)
+    assert on(group, "show", str(silent), "--log").stdout.splitlines()[-1].startswith("no log: it said nothing")
+
+
 def test_arguments_and_results_are_shown_only_when_asked_for(on: Run, fill: Fill) -> None:
     job_id = fill("completed", args={"card": "cAnArY"}, result={"paid": True})
     for asked in (

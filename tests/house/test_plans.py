@@ -71,6 +71,10 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "crash": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
     "cancel_running": ({**EACH, "errors": TEXTS}, {"jobs_pkey"}),
     "progress": ({**EACH, "fractions": [0.5] * 20, "notes": TEXTS, "said": [1] * 20}, {"jobs_pkey"}),
+    "log_lines": (
+        {**EACH, "numbers": [1] * 20, "ages": [0.5] * 20, "levels": TEXTS, "messages": TEXTS},
+        {"jobs_pkey"},
+    ),
     "cancel_asked": (
         {"worker_id": WORKER, "ids": IDS, "fences": [1] * 20, "again": True, "now": None},
         {"jobs_cancelling", "jobs_pkey"},
@@ -87,6 +91,7 @@ WORKERS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "expire": ({"limit": 1_000, "now": None}, {"jobs_expiring", "jobs_pkey"}),
     "prune_finished": ({"ids": IDS, "finished_at": [datetime.now(UTC)] * 20}, set()),
     "prune_dead": ({"tasks": ["t"], "limit": 20, "now": None}, set()),
+    "prune_logs": ({"after": 0, "limit": 20}, {"jobs_pkey"}),
     "prune_progress": ({"limit": 20, "now": None}, {"jobs_pkey"}),
 }
 # What applications and operators run, in sessions of their own, planned when the tables are full.

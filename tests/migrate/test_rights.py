@@ -389,6 +389,7 @@ def test_a_worker_names_all_rights_at_once_and_with_them_does_everything(pgqueue
         "retention",
         "schedules",
         "progress",
+        "job_logs",
     ):
         assert f'"."{table}"' in said[0]
     assert said[0].count("GRANT EXECUTE ON FUNCTION") == 1

@@ -118,6 +118,20 @@ def halfway(ctx: Context, mark: str) -> None:
     Path(mark).touch()
 
 
+def talk(ctx: Context, mark: str, end: str) -> None:
+    """Says something, then waits; and ends in one way or another."""
+    ctx.log.info("begins in %s", "a process")
+    while not Path(mark).exists():
+        time.sleep(0.01)
+    if end == "transaction":
+        with ctx.transaction():
+            ctx.log.info("inside")
+    for number in range(1_200):
+        ctx.log.warning("line %d \ud800", number)
+    if end == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def plain() -> str:
     return "done"
 

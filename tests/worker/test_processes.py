@@ -161,6 +161,31 @@ def test_a_job_that_was_taken_from_it_is_told_when_it_says_how_far_it_is(
     assert (ended(connection, job).state, app.jobs.progress(job).note) == ("queued", "half of it")
 
 
+@pytest.mark.parametrize("end", ["returns", "transaction", "dies"])
+def test_what_it_says_in_its_log_is_kept_while_it_runs_and_at_its_end(
+    app: PgQueue, connection: Look, work: Any, task: Any, state: Any, tmp_path: Path, end: str
+) -> None:
+    talk, quiet = task(tasks.talk, keep_log=True), task(tasks.where_async)
+    work()
+    job, other = talk.enqueue(connection, str(tmp_path / "mark"), end).id, quiet.enqueue(connection).id
+    (line,) = eventually(lambda: app.jobs.log(job), timeout=30)
+    assert (line.attempt, line.level, line.message, state(job)) == (1, "INFO", "begins in a process", "running")
+    if end == "dies":  # it takes its last second along, and no more
+        connection.execute("update pgqueue.jobs set crashes = 2 where id = %s", [job])
+    (tmp_path / "mark").touch()
+    eventually(lambda: state(job) in ("completed", "dead", "queued"), timeout=30)
+    lines = [one.message for one in app.jobs.log(job, attempt=1)]
+    inside = ["inside"] if end == "transaction" else []
+    if end != "dies":
+        eventually(lambda: len(app.jobs.log(job)) == 1_001)
+        lines = [one.message for one in app.jobs.log(job)]
+        warnings = [rf"line {number} \ud800" for number in range(999 - len(inside))]
+        assert lines == ["begins in a process", *inside, *warnings, f"{201 + len(inside)} more dropped"]
+    assert lines[0] == "begins in a process"
+    eventually(lambda: state(other) == "completed", timeout=30)
+    assert app.jobs.log(other) == []
+
+
 # -- the end of a process ----------------------------------------------------------------------------------------------
 
 
