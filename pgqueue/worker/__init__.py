@@ -10,6 +10,7 @@ threads.py      where sync tasks run
 processes.py    where those run that have a process to themselves; jobprocess.py is inside
 transaction.py  ctx.transaction(): a job's effects and its completion in one commit
 progress.py     how far jobs say they are, until it is written
+lines.py        what they say in their logs, of tasks that keep it; pace.py says when either is written
 settle.py       Outcome to complete, retry, dead letter …; and the writes, many at once
 wake.py         LISTEN, with polling as the safety net
 orders.py       what is paused, and which of its jobs are to end
