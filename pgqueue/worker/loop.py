@@ -367,6 +367,7 @@ class Loop:
             for job in await self._claim_link.perform(db.cancel_asked(self._sql, self._worker_id, ids, fences)):
                 fields = {"job_id": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt}
                 log.info("cancelled: it was claimed without our knowing", extra={"event": "job_cancelled", **fields})
+                self._settler.counts.cancelled[(job.queue, job.task)] += 1
                 self._events.emit(cancelled(*job))
         self._strays.clear()
 

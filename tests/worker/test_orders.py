@@ -315,12 +315,14 @@ def test_a_job_that_waits_for_its_slot_is_cancelled_without_a_start(app: PgQueue
 
 
 def test_a_job_that_was_claimed_without_its_workers_knowing_is_cancelled_too(
-    app: PgQueue, connection: Look, work: Any, logged: Any
+    app: PgQueue, connection: Look, work: Any, logged: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app.task(name="test.task")(lambda: None)
     told = []
     app.on("cancelled")(lambda event: told.append((event.job.id, event.job.task, event.job.queue, event.error)))
     app.queues.pause("held")
+    loops, make = list[Any](), app.loop
+    monkeypatch.setattr(app, "loop", lambda *args, **more: loops.append(make(*args, **more)) or loops[-1])
     work()
     (worker,) = eventually(lambda: connection.execute("select id from pgqueue.workers").fetchone())
     (job,) = connection.execute(  # type: ignore[misc]
@@ -332,6 +334,7 @@ def test_a_job_that_was_claimed_without_its_workers_knowing_is_cancelled_too(
     assert ended(connection, job).error == "enough"
     eventually(lambda: told == [(job, "test.task", "held", "enough")])
     assert [record.task for record in logged("job_cancelled")] == ["test.task"]
+    assert loops[0].take_counts().cancelled == {("held", "test.task"): 1}
 
 
 def test_a_cancelled_job_that_does_not_end_is_named_in_the_log(
