@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import psycopg
@@ -21,12 +22,13 @@ from pgqueue.embedded import EmbeddedPostgres
 from pgqueue.monitor import Finding
 from pgqueue.testing import _new_database, _temp_dir, _url
 from tests.cli.conftest import Run
+from tests.crash.test_failover import Pair, pair
 from tests.crash.test_pooler import PGBOUNCER, pooled
 from tests.helpers import eventually, job_in, worker_row
 from tests.monitor.test_views import granted_to_watch
 from tests.roles import new_role
 
-__all__ = ["pooled"]  # a fixture
+__all__ = ["pair", "pooled"]  # fixtures
 
 Look = psycopg.Connection[Any]
 
@@ -157,6 +159,35 @@ def test_an_abandoned_replication_slot_is_named_with_what_it_holds(url: str, con
     assert wrong(url) == []
 
 
+@pytest.mark.parametrize("finding", ["replication_slot", "standby"])
+def test_a_standby_whose_reader_holds_back_vacuum_is_named_with_its_slot_or_without_one(
+    pair: Pair, finding: str
+) -> None:
+    primary, second = (f"postgresql://postgres@127.0.0.1:{pair.ports[name]}/postgres" for name in "ab")
+    with pair.connect("b") as standby:
+        settings = ["hot_standby_feedback = on", "wal_receiver_status_interval = 1"]
+        settings += ["primary_slot_name = ''"] if finding == "standby" else []
+        mend(standby, [*(f"ALTER SYSTEM SET {one}" for one in settings), "SELECT pg_reload_conf()"])
+    migrate.upgrade(primary)
+    bound = bounded(primary, standby_xids="10")
+
+    def found(url: str) -> list[Finding]:
+        return [one for one in wrong(url) if one.finding == finding and "is used by nobody" not in one.detail]
+
+    with closing(psycopg.connect(second)) as reader, pair.connect("a") as writer:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("select 1")
+        for _ in range(20):
+            writer.execute("insert into pgqueue.jobs (task) values ('t')")
+        (one,) = eventually(lambda: found(bound), timeout=30)
+        held = "slot b holds " if finding == "replication_slot" else "standby b (127.0.0.1) holds "
+        assert one.detail.startswith(held)
+        assert re.search(r"what died in the last \d\d transactions", one.detail)
+        assert (one.level, one.fix) == ("warning", None)
+        assert found(primary) == []  # by the bound as it is
+    eventually(lambda: not found(bound), timeout=30)
+
+
 # -- the hot tables ----------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +250,28 @@ def test_days_without_a_partition_are_told_before_they_come(url: str, connection
     assert wrong(url) == []
 
 
+def test_the_size_of_each_table_is_told_in_bytes(url: str, app: PgQueue, connection: Look) -> None:
+    def sizes() -> dict[str, float | None]:
+        found = [one for one in doctor.examine(url, quick=True) if one.finding == "table_size"]
+        assert {(one.level, one.unit) for one in found} == {("ok", "bytes")}
+        return {one.detail.split()[1].rstrip(":"): one.value for one in found}
+
+    before = sizes()
+    assert before.keys() == {"jobs", "finished_jobs", "dead_jobs", "job_errors"}
+    connection.execute("insert into pgqueue.jobs (task) select 't' from generate_series(1, 1000)")
+    connection.execute(
+        "insert into pgqueue.finished_jobs (id, state, task, finished_at)"
+        " select i, 'completed', 't', now() from generate_series(1, 1000) as i"
+    )
+    after = sizes()
+    query = (
+        "select pg_total_relation_size('pgqueue.jobs'), (select sum(pg_total_relation_size(inhrelid))"
+        " from pg_inherits where inhparent = 'pgqueue.finished_jobs'::regclass)"
+    )
+    assert connection.execute(query).fetchone() == (after["jobs"], after["finished_jobs"])
+    assert [after[name] > before[name] for name in ("jobs", "finished_jobs", "dead_jobs")] == [True, True, False]
+
+
 # -- the server --------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +299,22 @@ def test_old_transaction_ids_and_few_connections_left_are_told(url: str) -> None
     one = only(bounded(url, connections="0.001"))
     assert (one.finding, one.level) == ("connections", "warning")
     assert str(one.fix).startswith("ALTER SYSTEM SET max_connections = ")
+
+
+def test_a_role_that_sees_no_sessions_of_others_counts_their_connections_all_the_same(
+    url: str, connection: Look
+) -> None:
+    def taken(url: str) -> int:
+        (one,) = [one for one in doctor.examine(url, quick=True) if one.finding == "connections"]
+        return int(one.detail.partition(" of ")[0])
+
+    with ExitStack() as others, new_role(url) as role:
+        granted_to_watch(connection, role)
+        theirs = make_conninfo(url, user=role)
+        alone = eventually(lambda: taken(theirs))
+        for _ in range(5):
+            others.enter_context(closing(psycopg.connect(url)))
+        eventually(lambda: taken(theirs) == taken(url) >= alone + 5)
 
 
 @pytest.mark.parametrize(
@@ -276,8 +345,38 @@ def test_a_setting_that_hurts_is_told_with_what_takes_it_back(url: str, connecti
 def test_the_settings_of_a_server_for_tests_are_called_dangerous(pgqueue_database: str) -> None:
     found = {one.detail.partition(" is off")[0]: one for one in wrong(pgqueue_database) if one.finding == "setting"}
     assert {"fsync", "full_page_writes"} <= found.keys() or "PGQUEUE_TEST_DATABASE_URL" in os.environ
-    for name, one in found.items():
-        assert one.fix == f"ALTER SYSTEM SET {name} = on; SELECT pg_reload_conf()"
+    for name, one in found.items():  # no statement mends what counts before all of them
+        assert (one.fix, one.detail.startswith(f"{name} is off on the command line of the server: ")) == (None, True)
+
+
+def test_a_setting_of_the_server_is_mended_by_two_statements_each_by_itself(
+    url: str, connection: Look, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: mend(connection, ["ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()"]))
+    mend(connection, ["ALTER SYSTEM SET full_page_writes = off", "SELECT pg_reload_conf()"])
+    setting, then = eventually(lambda: wrong(url))
+    assert (setting.finding, setting.level, setting.fix) == (
+        "setting", "critical", "ALTER SYSTEM SET full_page_writes = on"
+    )  # fmt: skip
+    assert (then.finding, then.level, then.fix) == ("setting_reload", "note", "SELECT pg_reload_conf()")
+    assert then.detail == "what ALTER SYSTEM sets counts once the server has read it: after full_page_writes"
+    mend(connection, [str(one.fix) for one in (setting, then)])
+    eventually(lambda: not wrong(url))
+
+
+def test_a_setting_of_the_connection_is_mended_in_it(url: str) -> None:
+    with psycopg.connect(url, options="-c synchronous_commit=off", autocommit=True) as theirs:
+        query = "select fix from pgqueue.health where finding = 'setting'"
+        assert theirs.execute(query).fetchall() == [("SET synchronous_commit = on",)]
+        theirs.execute("SET synchronous_commit = on")
+        assert theirs.execute(query).fetchall() == []
+        theirs.execute("SET synchronous_commit = off")
+        assert theirs.execute(query).fetchall() == [("RESET synchronous_commit",)]
+
+
+def mend(connection: Look, statements: list[str]) -> None:
+    for one in statements:
+        connection.execute(one.encode())
 
 
 # -- workers, and what waits for them ----------------------------------------------------------------------------------
@@ -340,7 +439,34 @@ def test_a_queue_that_was_paused_and_forgotten_is_told_with_what_resumes_it(
     one = only(url)
     assert (one.finding, one.level) == ("paused_queue", "warning")
     assert one.detail.startswith("queue it's has been paused by ada for 2 days")
+    assert one.fix == "SELECT pgqueue.resume('it''s')"
     assert wrong(bounded(url, longest_pause="7d")) == []
+    connection.execute("update pgqueue.queues set paused_until = now() + interval '1 h'")
+    assert only(url).finding == "paused_queue"
+    connection.execute("update pgqueue.queues set paused_until = now()")  # it has resumed by itself
+    assert wrong(url) == []
+    connection.execute("update pgqueue.queues set paused_until = null")
+    connection.execute(str(one.fix).encode())
+    assert wrong(url) == []
+
+
+def test_a_task_that_was_paused_and_forgotten_is_told_with_what_resumes_it(
+    url: str, app: PgQueue, connection: Look
+) -> None:
+    worker_row(app, connection, ["t"])
+    connection.execute("insert into pgqueue.jobs (task) values ('t'), ('t')")
+    connection.execute(
+        "insert into pgqueue.paused_tasks (task, paused_at, paused_by)"
+        " values ('t', now() - interval '2 d', 'ada'), ('empty', now() - interval '2 d', null)"
+    )
+    one = only(url)
+    assert (one.finding, one.level, one.fix) == ("paused_task", "warning", "SELECT pgqueue.resume_task('t')")
+    assert one.detail.startswith("task t has been paused by ada for 2 days")
+    assert one.detail.endswith(", and 2 jobs are due")
+    assert wrong(bounded(url, longest_pause="7d")) == []
+    connection.execute("update pgqueue.paused_tasks set paused_until = now()")
+    assert wrong(url) == []
+    connection.execute("update pgqueue.paused_tasks set paused_until = null")
     connection.execute(str(one.fix).encode())
     assert wrong(url) == []
 

@@ -214,6 +214,15 @@ def test_busy_slots_are_told_with_how_many_jobs_are_ahead(
     assert why(first)[1].endswith(", and 1 job is ahead of it")
     assert why(low)[1].endswith(", and 2 jobs are ahead of it")
     worker("shop.charge", concurrency=50)  # whose slots are of no use to it
+    enqueue("shop.charge", priority=9)
+    assert why(low)[1].endswith(", and 3 jobs are ahead of it")
+    # What is paused, or may not start any more, is not ahead of anything.
+    connection.execute("insert into pgqueue.paused_tasks (task) values ('shop.charge')")
+    assert why(low)[1].endswith(", and 2 jobs are ahead of it")
+    connection.execute("update pgqueue.paused_tasks set paused_until = now()")  # it is no more
+    assert why(low)[1].endswith(", and 3 jobs are ahead of it")
+    connection.execute("update pgqueue.jobs set expires_at = now() where task = 'shop.charge' or id = %s", [high])
+    assert why(low)[1].endswith(", and 1 job is ahead of it")
     assert why(low)[0] == ["busy"]
     worker(concurrency=1)
     assert why(low)[0] == ["ready"]
@@ -244,7 +253,23 @@ def test_a_snoozed_job_is_due_again_later(app: PgQueue, worker: Worker, why: Why
     run(connection, db.give_back(app.statements, holder, [job_id], [claim.fence], [60.0]))
     causes, sentence = why(job_id)
     assert causes == ["snoozed"]
-    assert ": it was started and given back, and is due again at " in sentence
+    assert ": it was started before and given back, and is due at " in sentence
+    assert app.jobs.change(job_id, delay=3600)  # which is no snooze, and leaves no other trace
+    assert ": it was started before and given back, and is due at " in why(job_id)[1]
+
+
+def test_a_job_that_was_redriven_for_later_is_scheduled_and_has_not_been_given_back(
+    app: PgQueue, worker: Worker, why: Why, connection: Look
+) -> None:
+    job_id = job_in(app, connection, "dead", "shop.send")
+    connection.execute("delete from pgqueue.workers")
+    worker()
+    assert app.dead.redrive(job_id)
+    assert why(job_id)[0] == ["ready"]
+    assert app.jobs.change(job_id, delay=3600)
+    causes, sentence = why(job_id)
+    assert causes == ["scheduled"]
+    assert ": it is scheduled for " in sentence
 
 
 def test_a_suspect_waits_to_run_alone(enqueue: Enqueue, worker: Worker, why: Why, connection: Look) -> None:
@@ -391,3 +416,31 @@ def test_a_role_that_lacks_a_right_is_told_the_grant(enqueue: Enqueue, pgqueue_d
         ):
             theirs.execute("select * from pgqueue.why(1)")
         assert caught.value.diag.message_hint == f"GRANT SELECT ON pgqueue.jobs TO {role}"
+
+
+@pytest.mark.parametrize(
+    ("table", "granted", "hint"),
+    [
+        ("jobs", "id, args", "task, queue, priority, state, run_at, attempt, max_attempts, fence, crashes, created_at,"
+            " started_at, worker_id, expires_at, cancelling"),
+        ("job_errors", "error", "job_id, fence, attempt, at"),
+        ("queues", "name, paused, paused_at, paused_by", "paused_until"),
+    ],
+)  # fmt: skip
+def test_a_role_with_rights_on_other_columns_is_told_those_that_it_lacks(
+    enqueue: Enqueue, pgqueue_database: str, connection: Look, table: str, granted: str, hint: str
+) -> None:
+    job_id = enqueue()
+    with new_role(pgqueue_database) as role:
+        granted_to_watch(connection, role)
+        connection.execute(f"revoke select on pgqueue.{table} from {role}")
+        columns = "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 and not attisdropped"
+        every = ", ".join(row[0] for row in connection.execute(columns, [f"pgqueue.{table}"]))
+        connection.execute(f"revoke select ({every}) on pgqueue.{table} from {role}")
+        connection.execute(f"grant select ({granted}) on pgqueue.{table} to {role}")
+        with psycopg.connect(pgqueue_database, user=role, autocommit=True) as theirs:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not ask why") as caught:
+                theirs.execute("select * from pgqueue.why(%s)", [job_id])
+            assert caught.value.diag.message_hint == f"GRANT SELECT ({hint}) ON pgqueue.{table} TO {role}"
+            connection.execute(str(caught.value.diag.message_hint).encode())
+            assert theirs.execute("select cause from pgqueue.why(%s)", [job_id]).fetchall() == [("no_worker",)]

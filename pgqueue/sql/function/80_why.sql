@@ -13,6 +13,8 @@ declare
     now constant timestamptz := statement_timestamp();
     clock constant text := 'YYYY-MM-DD HH24:MI:SS "UTC"';
     asked regclass;
+    needed text[];
+    lacking text;
     job record;
     last record;
     worker record;
@@ -29,14 +31,30 @@ declare
     details text[] := '{}';
     sinces timestamptz[] := '{}';
 begin
-    foreach asked in array array[
-        {regclass:jobs}, {regclass:finished_jobs}, {regclass:dead_jobs}, {regclass:workers}, {regclass:queues},
-        {regclass:paused_tasks}, {regclass:job_errors}
-    ] loop
-        if not has_any_column_privilege(asked, 'SELECT') then
+    for asked, needed in values
+        ({regclass:jobs}, string_to_array(
+            'id,task,queue,priority,state,run_at,attempt,max_attempts,fence,crashes,created_at,started_at,worker_id,expires_at,cancelling',
+            ','
+        )),
+        ({regclass:finished_jobs}, array['id', 'task', 'queue', 'state', 'attempt', 'max_attempts', 'finished_at']),
+        ({regclass:dead_jobs}, array['id', 'task', 'queue', 'state', 'attempt', 'max_attempts', 'reason', 'died_at']),
+        ({regclass:workers}, string_to_array(
+            'id,host,pid,version,queues,tasks,concurrency,stopping,started_at,expires_at', ','
+        )),
+        ({regclass:queues}, array['name', 'paused', 'paused_at', 'paused_by', 'paused_until']),
+        ({regclass:paused_tasks}, array['task', 'paused_at', 'paused_by', 'paused_until']),
+        ({regclass:job_errors}, array['job_id', 'fence', 'attempt', 'at'])
+    loop
+        select case when has_any_column_privilege(asked, 'SELECT')
+            then ' (' || string_agg(quote_ident(n), ', ' order by o) || ')' else '' end
+        into lacking
+        from unnest(needed) with ordinality as c (n, o)
+        where not has_column_privilege(asked, n, 'SELECT')
+        having count(*) > 0;
+        if lacking is not null then
             raise exception 'permission denied for %: role % may not ask why', asked, current_user
                 using errcode = 'insufficient_privilege',
-                hint = format('GRANT SELECT ON %s TO %I', asked, current_user);
+                hint = format('GRANT SELECT%s ON %s TO %I', lacking, asked, current_user);
         end if;
     end loop;
 
@@ -180,10 +198,10 @@ begin
                     to_char(job.run_at, clock), date_trunc('second', job.run_at - now)
                 );
                 sinces := sinces || last.at;
-            elsif job.fence > 0 then
+            elsif job.fence > 0 and job.started_at is not null then -- else it was redriven since
                 causes := causes || 'snoozed'::text;
                 details := details || format(
-                    'it was started and given back, and is due again at %s, in %s',
+                    'it was started before and given back, and is due at %s, in %s',
                     to_char(job.run_at, clock), date_trunc('second', job.run_at - now)
                 );
                 sinces := sinces || job.started_at;
@@ -259,12 +277,18 @@ begin
                 select distinct t
                 from {schema}.workers as w, unnest(w.tasks) as t
                 where w.expires_at > now and not w.stopping and (w.queues is null or job.queue = any(w.queues))
+                    and not exists (
+                        select
+                        from {schema}.paused_tasks as p
+                        where p.task = t and (p.paused_until is null or p.paused_until > now)
+                    )
             );
             select count(*) into ahead
             from (
                 select
                 from {schema}.jobs as j
                 where j.queue = job.queue and j.state = 'queued' and j.crashes = 0 and j.task = any(able)
+                    and (j.expires_at is null or j.expires_at > now)
                     and (j.priority > job.priority and j.run_at <= now
                         or j.priority = job.priority and (j.run_at, j.id) < (job.run_at, job.id))
                 limit 100000

@@ -11,6 +11,7 @@ with bound as (
         coalesce(nullif(current_setting('pgqueue.index_bytes', true), ''), '67108864')::double precision as index_bytes,
         coalesce(nullif(current_setting('pgqueue.notify_queue', true), ''), '0.1')::double precision as notify_queue,
         coalesce(nullif(current_setting('pgqueue.xid_age', true), ''), '500000000')::double precision as xid_age,
+        coalesce(nullif(current_setting('pgqueue.standby_xids', true), ''), '10000000')::double precision as standby_xids,
         coalesce(nullif(current_setting('pgqueue.connections', true), ''), '0.8')::double precision as connections
 ),
 tables as (
@@ -37,6 +38,14 @@ due as (
     from {schema}.jobs
     where state = 'queued' and run_at <= statement_timestamp()
     group by queue, task
+),
+hurt (name, level, why) as (
+    values
+        ('autovacuum', 'critical', 'dead rows stay, and every claim gets slower'),
+        ('track_counts', 'critical', 'autovacuum does not know what is dead'),
+        ('fsync', 'critical', 'a crash of the machine may destroy the database'),
+        ('full_page_writes', 'critical', 'a crash of the machine may destroy the database'),
+        ('synchronous_commit', 'warning', 'a crash may lose the last jobs that were enqueued, and run the last that ended again')
 ),
 findings (finding, level, value, unit, detail, fix) as (
     -- who keeps vacuum from removing what is dead
@@ -66,7 +75,7 @@ findings (finding, level, value, unit, detail, fix) as (
     from pg_prepared_xacts, bound
     where database = current_database()
     union all
-    select 'replication_slot', case when active then 'ok' else 'warning' end,
+    select 'replication_slot', case when not active or age(xmin) > bound.standby_xids then 'warning' else 'ok' end,
         coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end,
             restart_lsn), 0)::double precision, 'bytes',
         format('slot %s %s %s of WAL%s', slot_name, case when active then 'holds' else 'is used by nobody and holds' end,
@@ -74,12 +83,13 @@ findings (finding, level, value, unit, detail, fix) as (
                 else pg_current_wal_lsn() end, restart_lsn), 0)),
             case when xmin is not null then format(', and what died in the last %s transactions', age(xmin)) else '' end),
         case when not active then format('SELECT pg_drop_replication_slot(%s)', quote_literal(slot_name)) end
-    from pg_replication_slots
+    from pg_replication_slots, bound
     union all
-    select 'standby', case when age(backend_xmin) > 10000000 then 'warning' else 'ok' end, age(backend_xmin), 'transactions',
+    select 'standby', case when age(backend_xmin) > bound.standby_xids then 'warning' else 'ok' end, age(backend_xmin),
+        'transactions',
         format('standby %s (%s) holds what died in the last %s transactions (hot_standby_feedback)',
             nullif(application_name, ''), client_addr, age(backend_xmin)), null
-    from pg_stat_replication
+    from pg_stat_replication, bound
     where backend_xmin is not null
     -- the hot tables
     union all
@@ -102,6 +112,21 @@ findings (finding, level, value, unit, detail, fix) as (
     cross join lateral (values (pg_relation_size(index.oid))) as sized (size)
     cross join bound
     where tables.name in ('jobs', 'job_errors')
+    union all
+    select 'table_size', 'ok', sum(pg_total_relation_size(part.oid)), 'bytes', format('table %s: %s with its indexes%s', tables.name,
+        pg_size_pretty(sum(pg_total_relation_size(part.oid))),
+        case when tables.kind = 'p' then format(', in %s partitions', count(*)) else '' end), null
+    from (
+        select oid, relname::text as name, relkind as kind
+        from pg_class
+        where oid in ({regclass:jobs}, {regclass:finished_jobs}, {regclass:dead_jobs}, {regclass:job_errors})
+    ) as tables
+    cross join lateral (
+        select tables.oid where tables.kind <> 'p'
+        union all
+        select inhrelid from pg_inherits where inhparent = tables.oid
+    ) as part (oid)
+    group by tables.name, tables.kind
     union all
     select 'autovacuum', case when reason is null then 'ok' else 'critical' end, null, null,
         coalesce(reason, 'autovacuum works on table ' || name), fix
@@ -151,31 +176,38 @@ findings (finding, level, value, unit, detail, fix) as (
             when used > bound.connections then 'warning' else 'ok' end,
         used, 'fraction', format('%s of %s connections are in use', taken, most),
         case when used > bound.connections then format('ALTER SYSTEM SET max_connections = %s', 2 * most) end
-    from bound, (
-        select count(*) as taken, (current_setting('max_connections')::int
-                - current_setting('superuser_reserved_connections')::int) as most,
-            count(*) / (current_setting('max_connections')::int
-                - current_setting('superuser_reserved_connections')::int)::double precision as used
-        from pg_stat_activity
-        where backend_type = 'client backend'
+    from bound
+    cross join lateral (
+        select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+            - coalesce(current_setting('reserved_connections', true)::int, 0) as most
+    ) as allowed
+    cross join lateral ( -- not of pg_stat_activity, in which a role without pg_read_all_stats sees its own alone
+        select sum(numbackends) as taken, sum(numbackends) / most::double precision as used from pg_stat_database
     ) as taken
     union all
-    select 'setting', hurt.level, null, null, format('%s is %s: %s', hurt.name, setting.setting, hurt.why), case setting.source
+    select 'setting', hurt.level, null, null, format('%s is %s%s: %s', hurt.name, setting.setting,
+        case setting.source when 'command line' then ' on the command line of the server' else '' end, hurt.why),
+        case setting.source
+            when 'command line' then null -- which counts before whatever a statement could set
+            when 'client' then format('SET %s = on', hurt.name)
             when 'database' then format('ALTER DATABASE %I RESET %s', current_database(), hurt.name)
             when 'user' then format('ALTER ROLE %I RESET %s', session_user, hurt.name)
             when 'database user' then format(
                 'ALTER ROLE %I IN DATABASE %I RESET %s', session_user, current_database(), hurt.name
             )
             when 'session' then format('RESET %s', hurt.name)
-            else format('ALTER SYSTEM SET %s = on; SELECT pg_reload_conf()', hurt.name) end
-    from (values
-        ('autovacuum', 'critical', 'dead rows stay, and every claim gets slower'),
-        ('track_counts', 'critical', 'autovacuum does not know what is dead'),
-        ('fsync', 'critical', 'a crash of the machine may destroy the database'),
-        ('full_page_writes', 'critical', 'a crash of the machine may destroy the database'),
-        ('synchronous_commit', 'warning', 'a crash may lose the last jobs that were enqueued, and run the last that ended again')
-    ) as hurt (name, level, why)
+            else format('ALTER SYSTEM SET %s = on', hurt.name) end
+    from hurt
     join pg_settings as setting on setting.name = hurt.name and setting.setting = 'off'
+    union all
+    -- A statement of its own: ALTER SYSTEM refuses to be one of several.
+    select 'setting_reload', 'note', null, null,
+        format('what ALTER SYSTEM sets counts once the server has read it: after %s', string_agg(setting.name, ', ' order by setting.name)),
+        'SELECT pg_reload_conf()'
+    from hurt
+    join pg_settings as setting on setting.name = hurt.name and setting.setting = 'off'
+    where setting.source in ('default', 'configuration file')
+    having count(*) > 0
     union all
     select 'sight', 'note', null, null,
         format('role %s sees no sessions of other roles: the oldest transaction may be another', current_user),
@@ -241,11 +273,22 @@ findings (finding, level, value, unit, detail, fix) as (
     select 'paused_queue', 'warning', extract(epoch from statement_timestamp() - paused_at)::double precision, 'seconds',
         format('queue %s has been paused%s%s, and %s jobs are due', name, coalesce(' by ' || paused_by, ''),
             coalesce(' for ' || date_trunc('second', statement_timestamp() - paused_at), ''), waiting.jobs),
-        format('UPDATE %I.queues SET paused = false WHERE name = %L', {schema_literal}, name)
+        format('SELECT %I.resume(%L)', {schema_literal}, name)
     from {schema}.queues as queue
     join (select queue, sum(jobs) as jobs from due group by queue) as waiting on waiting.queue = queue.name
     cross join bound
-    where queue.paused and coalesce(statement_timestamp() - queue.paused_at > bound.pause, true)
+    where queue.paused and (queue.paused_until is null or queue.paused_until > statement_timestamp())
+        and coalesce(statement_timestamp() - queue.paused_at > bound.pause, true)
+    union all
+    select 'paused_task', 'warning', extract(epoch from statement_timestamp() - paused_at)::double precision, 'seconds',
+        format('task %s has been paused%s for %s, and %s jobs are due', paused.task, coalesce(' by ' || paused_by, ''),
+            date_trunc('second', statement_timestamp() - paused_at), waiting.jobs),
+        format('SELECT %I.resume_task(%L)', {schema_literal}, paused.task)
+    from {schema}.paused_tasks as paused
+    join (select task, sum(jobs) as jobs from due group by task) as waiting on waiting.task = paused.task
+    cross join bound
+    where (paused.paused_until is null or paused.paused_until > statement_timestamp())
+        and statement_timestamp() - paused.paused_at > bound.pause
     -- what is to be enqueued at its time
     union all
     select 'schedule', 'warning', extract(epoch from statement_timestamp() - next_tick)::double precision, 'seconds',
