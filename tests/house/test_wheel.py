@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from email.parser import Parser
@@ -232,3 +233,12 @@ def test_importing_pgqueue_does_not_load_what_only_some_need(installed: Path) ->
     heavy += ("asyncpg", "psycopg2", "django")
     loaded = python(installed, "-c", f"import pgqueue, sys; print([name for name in {heavy} if name in sys.modules])")
     assert loaded == "[]\n"
+
+
+def test_the_source_distribution_holds_every_folder_of_the_repository() -> None:
+    pyproject = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    kept = set(pyproject["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    git = subprocess.run(["git", "ls-tree", "-d", "--name-only", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True)
+    if git.returncode:
+        pytest.skip("not run from a repository")
+    assert {name for name in git.stdout.splitlines() if name[0] != "."} <= kept
