@@ -199,13 +199,13 @@ class Signature:
 
         Raises BadRow, whatever the row holds; its message names the place and never the value. InvalidTask: as check.
         """
-        self.check()
+        decoder = self._decoder
         try:
             if text.lstrip().startswith("["):
                 values = msgspec.json.decode(text)
                 bound = self._callable_signature.bind(*values)
                 text = msgspec.json.encode(bound.arguments).decode()
-            model = self._decoder.decode(text)
+            model = decoder.decode(text)
         except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise BadRow(f"the stored arguments do not fit task {self._name}: {_place(error)}") from None
         values = msgspec.structs.asdict(model)

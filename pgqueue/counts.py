@@ -52,14 +52,15 @@ class Counts:
     run: dict[Key, Histogram] = field(default_factory=dict)
     _both: dict[Key, tuple[Histogram, Histogram]] = field(default_factory=dict, repr=False)  # one look-up a job
 
-    def ended(self, key: Key, *, wait: float, run: float) -> None:
-        """An attempt ended, whatever its outcome."""
+    def ended(self, key: Key, wait: float, run: float) -> None:
+        """An attempt ended, whatever its outcome, after so many seconds of waiting and of running."""
         both = self._both.get(key)
         if both is None:
             both = self.wait.setdefault(key, Histogram()), self.run.setdefault(key, Histogram())
             self._both[key] = both
-        both[0].observe(wait if wait > 0.0 else 0.0)
-        both[1].observe(run)
+        waits, runs = both
+        waits.observe(wait if wait > 0.0 else 0.0)
+        runs.observe(run)
 
     @property
     def anything(self) -> bool:

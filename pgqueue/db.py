@@ -7,9 +7,10 @@ first, and returns plain data. `now` is for tests: None means the server's clock
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -127,6 +128,9 @@ class Claim(NamedTuple):
         return f"<Claim of job {self.id}, task {self.task}, attempt {self.attempt}, fence {self.fence}>"
 
 
+_AS_CLAIM: Callable[[tuple[Any, ...]], Claim] = partial(tuple.__new__, Claim)  # a third of the time of Claim._make
+
+
 def claim(
     sql: Statements,
     worker_id: UUID,
@@ -151,8 +155,9 @@ def claim(
             "bare": bare,
             "now": now,
         },
+        binary=True,
     )
-    return list(map(Claim._make, rows))
+    return list(map(_AS_CLAIM, rows))
 
 
 class Lane(NamedTuple):
@@ -191,8 +196,9 @@ def claim_above(
             "run_ats": [lane.run_at for lane in lanes],
             "floor_ids": [lane.id for lane in lanes],
         },
+        binary=True,
     )
-    return list(map(Claim._make, rows))
+    return list(map(_AS_CLAIM, rows))
 
 
 def claim_suspect(
@@ -206,7 +212,7 @@ def claim_suspect(
 ) -> Steps[list[Claim]]:
     """One due job under which a process died, to be run with nothing beside it; none is an answer."""
     params = {"worker_id": worker_id, **_which(tasks, queues), "bare": bare, "now": now}
-    return [Claim(*row) for row in (yield Call(sql["claim_suspect"], params))]
+    return list(map(_AS_CLAIM, (yield Call(sql["claim_suspect"], params, binary=True))))
 
 
 def suspects(
@@ -242,6 +248,11 @@ def release_ghosts(sql: Statements, worker_id: UUID, held: Sequence[int]) -> Ste
 # -- settle: one function for each verdict, many jobs at once; they return the ids that were still ours -------------
 
 
+def _array(numbers: Iterable[int]) -> str:
+    """As PostgreSQL reads it. A list would do as well, but psycopg looks at each element: 0.5 µs a job and array."""
+    return f"{{{','.join(map(str, numbers))}}}"
+
+
 def complete(
     sql: Statements,
     worker_id: UUID,
@@ -253,7 +264,14 @@ def complete(
     kept: list[bool] | None = None,
 ) -> Steps[set[int]]:
     """kept: whether each job goes to `finished_jobs`, or nowhere; None: all do."""
-    params = {"worker_id": worker_id, "ids": ids, "fences": fences, "results": results, "kept": kept, "now": now}
+    params = {
+        "worker_id": worker_id,
+        "ids": _array(ids),
+        "fences": _array(fences),
+        "results": None if results.count(None) == len(results) else results,  # unnest pads what is short
+        "kept": None if kept is None or all(kept) else kept,
+        "now": now,
+    }
     return _ids((yield Call(sql["complete"], params)))
 
 

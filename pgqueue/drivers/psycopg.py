@@ -115,7 +115,7 @@ def run_raw(raw: psycopg.Connection[Any], call: Call) -> Rows:
     # Not raw.cursor(): which class and row factory that has is the application's choice.
     with psycopg.Cursor(raw, row_factory=tuple_row) as cursor:
         _read_as_we_do(cursor)
-        cursor.execute(call.text, call.params)
+        cursor.execute(call.text, call.params, binary=call.binary)
         if _in_pipeline(raw):
             try:
                 return cursor.fetchall()
@@ -127,7 +127,7 @@ def run_raw(raw: psycopg.Connection[Any], call: Call) -> Rows:
 async def run_raw_async(raw: psycopg.AsyncConnection[Any], call: Call) -> Rows:
     async with psycopg.AsyncCursor(raw, row_factory=tuple_row) as cursor:
         _read_as_we_do(cursor)
-        await cursor.execute(call.text, call.params)
+        await cursor.execute(call.text, call.params, binary=call.binary)
         if _in_pipeline(raw):
             try:
                 return await cursor.fetchall()

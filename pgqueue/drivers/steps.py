@@ -27,12 +27,14 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 class Call(NamedTuple):
     """One statement and its parameters; never None, with which psycopg would take %% for two signs.
 
-    notifies: it may send a NOTIFY, with which no transaction can be prepared for a two-phase commit.
+    notifies: it may send a NOTIFY, with which no transaction can be prepared for a two-phase commit. binary: numbers
+    come as they are, and need no reading; of a worker's own statements alone, for whoever else may use another driver.
     """
 
     text: str
     params: Mapping[str, Any] = MappingProxyType({})
     notifies: bool = False
+    binary: bool = False
 
     def __repr__(self) -> str:  # without the values: an error report prints the variables around it
         return f"<Call of {' '.join(self.text.split())[:40]!r}>"

@@ -7,6 +7,8 @@ claim.py        how many, from which queues; a claimed row becomes an attempt
 run.py          one attempt under its timeout; returns an Outcome, never raises
 lifespan.py     what is opened before the first job and closed after the last
 threads.py      where sync tasks run
+coroutines.py   where async tasks run
+forks.py        whether this process is the copy that a job has made
 processes.py    where those run that have a process to themselves; jobprocess.py is inside
 transaction.py  ctx.transaction(): a job's effects and its completion in one commit
 progress.py     how far jobs say they are, until it is written

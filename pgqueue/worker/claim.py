@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from pgqueue.drivers import Steps
 from pgqueue.errors import BadRow
 from pgqueue.job import Job, State
 from pgqueue.link import Link
-from pgqueue.retry import RetryPolicy, StoredRetryPolicy
+from pgqueue.retry import StoredRetryPolicy
 from pgqueue.sql import Statements
 from pgqueue.task import Task
 from pgqueue.worker.floor import Floors
@@ -35,18 +35,22 @@ _EARLIEST, _LATEST = (
 _END = 2**31 - 1  # of an integer column: where the claim's statement stops counting
 
 
-@dataclass(eq=False)
 class Attempt:
-    """One claimed job, ready to run. `unreadable` says why it cannot be."""
+    """One claimed job, ready to run. `unreadable` says why it cannot be. claimed_at: monotonic seconds."""
 
-    claim: Claim
-    task: Task[..., Any]
-    worker_id: UUID
-    arguments: dict[str, Any] = field(default_factory=dict, repr=False)
-    policy: RetryPolicy | StoredRetryPolicy | None = None
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    policy: StoredRetryPolicy | None = None  # of this one job; None: its task's
     unreadable: BadRow | None = None
-    claimed_at: float = 0.0  # monotonic seconds
-    overdue: bool = False  # it runs longer than its hard_timeout, and nobody here can end it
+    overdue = False  # it runs longer than its hard_timeout, and nobody here can end it
+
+    def __init__(self, claim: Claim, task: Task[..., Any], worker_id: UUID, claimed_at: float = 0.0) -> None:
+        self.claim = claim
+        self.task = task
+        self.worker_id = worker_id
+        self.claimed_at = claimed_at
+
+    def __repr__(self) -> str:  # without its arguments
+        return f"<Attempt of {self.claim!r}>"
 
     @cached_property
     def job(self) -> Job:
@@ -172,7 +176,7 @@ class Claimer:
 
 def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID, now: float = 0.0) -> Attempt:
     """The claimed row, read. Never raises: what cannot be read is noted in the attempt."""
-    made = Attempt(claim, task, worker_id, policy=task.retry, claimed_at=now)
+    made = Attempt(claim, task, worker_id, now)
     try:
         if claim.args is None:
             raise BadRow("the stored JSON is too large to be read: more than the server can hold as text")
@@ -184,7 +188,7 @@ def attempt(claim: Claim, task: Task[..., Any], worker_id: UUID, now: float = 0.
             for name in ("run_at", "created_at"):
                 if _moment(getattr(claim, name)) is None:
                     raise BadRow(f"the stored {name} is no moment between the years 1 and 9999")
-        if claim.fence == _END or claim.attempt == _END:
+        if _END in (claim.fence, claim.attempt):
             raise BadRow(f"the stored fence or attempt has come to its end ({_END}) and cannot rise")
     except BadRow as error:
         made.unreadable = error

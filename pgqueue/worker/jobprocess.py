@@ -44,6 +44,7 @@ from pgqueue.retention import Retention
 from pgqueue.sql import Statements, statements
 from pgqueue.task import Task, make
 from pgqueue.worker.claim import attempt
+from pgqueue.worker.coroutines import Coroutines
 from pgqueue.worker.lifespan import Held, Lifespans
 from pgqueue.worker.lines import Lines
 from pgqueue.worker.processes import LONGEST_LINE
@@ -56,6 +57,7 @@ from pgqueue.worker.run import (
     Interrupted,
     Lost,
     Run,
+    Stage,
     Steered,
     Succeeded,
     Unreadable,
@@ -121,6 +123,7 @@ class Jobs:
         logs.name_jobs()  # here, since the worker's handlers are in no job
         self._sql = statements(setup["schema"])
         self._threads = Threads(1)
+        self._coroutines = Coroutines()
         self._marks = Marks(self._report)
         self._lines = Lines(self._report_lines)
         self._connections = Connections(
@@ -161,7 +164,7 @@ class Jobs:
         self._writer.write(b'{"started": true}\n')  # at once: the job may end the process before the loop's next turn
         complete = partial(complete_one, self._sql, owner)
         fence = partial(Fenced, self._sql, self._connections, complete, owner, self._marks, self._lines)
-        self.run = Run(made, self._threads, self._ended, fence)
+        self.run = Run(made, Stage(self._threads, self._coroutines, self._ended, fence))
         self.run.start()
 
     async def close(self) -> None:

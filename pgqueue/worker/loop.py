@@ -31,9 +31,10 @@ from pgqueue.sql import Statements
 from pgqueue.task import Task
 from pgqueue.worker.ahead import PATIENCE, Ahead
 from pgqueue.worker.claim import Attempt, Claimer
+from pgqueue.worker.coroutines import Coroutines
 from pgqueue.worker.orders import Orders
 from pgqueue.worker.processes import Processes, ProcessRun
-from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run
+from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run, Stage
 from pgqueue.worker.settle import COMPLETE, Settlement, Settler, ToCancelled, ToGiveBack, complete_one, decide
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.transaction import Connections, Fenced
@@ -195,6 +196,7 @@ class Loop:
     async def run(self) -> None:
         """Works until stop(), or, draining, until nothing is left. What is `stuck` then did not end when asked to."""
         self._threads = Threads(self._settings.concurrency)
+        self._stage = Stage(self._threads, Coroutines(), self._ended, self._fence)
         background = [
             asyncio.create_task(self._settler.run()),
             asyncio.create_task(self._wake.listen(self._ask)),
@@ -467,7 +469,7 @@ class Loop:
         if attempt.task.run_in == "process":
             run = ProcessRun(attempt, self._processes, self._ended)
         else:
-            run = Run(attempt, self._threads, self._ended, self._fence)
+            run = Run(attempt, self._stage)
         self._runs.add(run)
         run.start()
 

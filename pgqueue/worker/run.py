@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from pgqueue.context import Context, JobLogger, KeptLogger
 from pgqueue.errors import Cancel, Steer, TaskTimeout, TransactionRefused
 from pgqueue.failure import describe, trace
 from pgqueue.worker.claim import Attempt
+from pgqueue.worker.coroutines import Coroutines
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.transaction import Fenced
 
@@ -106,81 +107,90 @@ Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted | Crashed | Hi
 End = Outcome | Completed | Lost
 
 
-class Run:
-    """One attempt under way; `ended` is called once, with its Outcome. `interrupt` ends it for a stopping worker.
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the runs of one worker share. ended: called once for each, with its Outcome. fence: makes what gives a job
+    its own transaction, if it takes a Context."""
 
-    One asyncio task a job and no more (two of them and asyncio.wait cost as much as all the rest of a no-op job):
-    what else there is to do about it hangs on that task's end, and on a timer where there is a timeout.
+    threads: Threads
+    coroutines: Coroutines
+    ended: Callable[[Run, End], None]
+    fence: Callable[[Attempt, threading.Event], Fenced]
+
+
+class Run:
+    """One attempt under way; it ends in an Outcome. `interrupt` ends it for a stopping worker.
+
+    What most jobs have not got stands in the class: to set it for each is a tenth of what a no-op job takes.
     """
 
-    __slots__ = (
-        "_body",
-        "_cancelled",
-        "_context",
-        "_ended",
-        "_fence",
-        "_fenced",
-        "_hard",
-        "_interrupted",
-        "_threads",
-        "_timed_out",
-        "_timer",
-        "attempt",
-        "began",
-    )
+    began = 0.0  # monotonic seconds
+    _fenced: Fenced | None = None
+    _context: Context | None = None
+    _cancelled: str | None = None  # why it was asked to end
+    _interrupted = False
+    _timed_out = False
+    _body: asyncio.Future[Any] | None = None  # an async attempt has none until it waits for something
+    _timer: asyncio.TimerHandle | None = None
+    _hard: asyncio.TimerHandle | None = None
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        threads: Threads,
-        ended: Callable[[Run, End], None],
-        fence: Callable[[Attempt, threading.Event], Fenced],
-    ) -> None:
-        """fence: makes what gives the job its own transaction, if it takes a Context."""
+    def __init__(self, attempt: Attempt, stage: Stage) -> None:
         self.attempt = attempt
-        self._threads = threads
-        self._ended = ended
-        self._fence = fence
-        self._fenced: Fenced | None = None
-        self._context: Context | None = None
-        self._cancelled: str | None = None  # why it was asked to end
-        self._interrupted = False
-        self._timed_out = False
-        self._body: asyncio.Future[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._hard: asyncio.TimerHandle | None = None
-        self.began = 0.0
+        self._stage = stage
 
     def start(self) -> None:
-        """Starts it; never raises."""
+        """Starts it, an async one in a moment; never raises."""
         attempt = self.attempt
         self.began = time.monotonic()
         if attempt.unreadable is not None:
             # Not at once: its slot would go to the next one from within, and a thousand bad rows are a deep recursion.
-            asyncio.get_running_loop().call_soon(self._ended, self, Unreadable(str(attempt.unreadable)))
+            asyncio.get_running_loop().call_soon(self._stage.ended, self, Unreadable(str(attempt.unreadable)))
             return
-        arguments, task = attempt.arguments, attempt.task
+        task = attempt.task
         parameter = task.takes
         if parameter is not None:
             self._context = Context(attempt.job, JobLogger(log, attempt.log_fields), task.state)
-            self._fenced = self._context._own = self._fence(attempt, self._context._stop)
+            self._fenced = self._context._own = self._stage.fence(attempt, self._context._stop)
             if task.keep_log:
                 self._context.log = KeptLogger(log, attempt.log_fields, self._fenced.keeper().keep)
-            arguments = arguments | {parameter: self._context}
-        token = logs.running.set(attempt) if logs.names_jobs else None  # for what it calls, and for nobody beside it
+            attempt.arguments = {**attempt.arguments, parameter: self._context}
         if task.is_async:
-            # A task of its own: the job may cancel itself or be cancelled without taking the worker along.
-            self._body = asyncio.get_running_loop().create_task(_contained(task.body, arguments))
+            self._stage.coroutines.start(self)
         else:
-            self._body = self._threads.submit(partial(task.body, **arguments))
-        if token is not None:
-            logs.running.reset(token)
-        self._body.add_done_callback(self._done)
-        timeout = attempt.timeout
-        if timeout is not None:
-            self._timer = asyncio.get_running_loop().call_later(timeout, self._overrun)
-        if task.hard_timeout is not None:
-            self._hard = asyncio.get_running_loop().call_later(task.hard_timeout, self._overdue)
+            token = logs.running.set(attempt) if logs.names_jobs else None  # for what it calls
+            self._body = self._stage.threads.submit(partial(task.body, **attempt.arguments))
+            if token is not None:
+                logs.running.reset(token)
+            self._body.add_done_callback(self._done)
+            self._time()
+
+    def begin(self) -> Coroutine[Any, Any, Any] | None:
+        """Of an async attempt: its coroutine, which may have been called off meanwhile."""
+        self.began = time.monotonic()
+        try:
+            if self._cancelled is None and not self._interrupted:
+                body = self.attempt.task.body(**self.attempt.arguments)
+                return body if type(body) is types.CoroutineType else _awaited(body)
+            error: BaseException = asyncio.CancelledError()
+        except BaseException as caught:
+            error = caught
+        self.ends(None, error)
+        return None
+
+    def waits(self, task: asyncio.Task[Any]) -> None:
+        """The asyncio task in which it goes on; so much of its time is over."""
+        self._body = task
+        self._time()
+
+    def _time(self) -> None:
+        loop = asyncio.get_running_loop()
+        timeout, hard = self.attempt.timeout, self.attempt.task.hard_timeout
+        if timeout is not None or hard is not None:
+            gone = time.monotonic() - self.began
+            if timeout is not None:
+                self._timer = loop.call_later(timeout - gone, self._overrun)
+            if hard is not None:
+                self._hard = loop.call_later(hard - gone, self._overdue)
 
     def interrupt(self) -> None:
         """Cancels an async attempt; asks a sync one, by way of ctx.cancelled."""
@@ -252,27 +262,32 @@ class Run:
         )
 
     def _done(self, body: asyncio.Future[Any]) -> None:
+        """A thread has ended."""
+        result, error = None, None
+        try:
+            result = body.result()
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise TypeError("the task returned something to be awaited: declare it with async def")
+        except BaseException as caught:
+            error = caught
+        self.ends(result, error)
+
+    def ends(self, result: Any, error: BaseException | None) -> None:
+        """It returned this, or raised it."""
         if self._timer is not None:
             self._timer.cancel()
         if self._hard is not None:
             self._hard.cancel()
         try:
-            outcome = self._outcome(body)
-        except BaseException as error:  # an error whose own parts raise when they are looked at
-            outcome = Failed(error, f"{type(error).__name__} while its error was read")
-        self._ended(self, outcome)
+            outcome = self._outcome(result, error)
+        except BaseException as broken:  # an error whose own parts raise when they are looked at
+            outcome = Failed(broken, f"{type(broken).__name__} while its error was read")
+        self._stage.ended(self, outcome)
 
-    def _outcome(self, body: asyncio.Future[Any]) -> End:
+    def _outcome(self, result: Any, error: BaseException | None) -> End:
         stage = "none" if self._fenced is None else self._fenced.over()
-        result, error = None, None
-        try:
-            result = body.result()
-            if not self.attempt.task.is_async and inspect.isawaitable(result):
-                if inspect.iscoroutine(result):
-                    result.close()
-                raise TypeError("the task returned something to be awaited: declare it with async def")
-        except BaseException as caught:
-            error = caught.error if isinstance(caught, _Exit) else caught
         if stage == "lost":
             return Lost()
         if stage == "completed":
@@ -306,22 +321,9 @@ class Run:
             log.warning("its result is dropped: ctx.complete(result) inside the transaction keeps one", extra=fields)
 
 
-class _Exit(Exception):
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-async def _contained(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """asyncio lets SystemExit and KeyboardInterrupt out of a task through the loop, and with them the whole worker.
-    And the copy of a job that forks and returns twice ends here: it would be a second worker on the same sockets."""
-    process = os.getpid()
-    try:
-        return await function(**arguments)
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise _Exit(error) from None
-    finally:
-        if os.getpid() != process:
-            os._exit(0)
+async def _awaited(body: Any) -> Any:
+    """For a decorator that gives something else to be awaited than a coroutine."""
+    return await body
 
 
 def comes_of(error: BaseException, cause: BaseException) -> bool:

@@ -507,7 +507,7 @@ def count(item: Settlement, counts: Counts) -> None:
     claim = item.attempt.claim
     key = (claim.queue, claim.task)
     if item.started:
-        counts.ended(key, wait=claim.started_at - claim.run_at, run=item.seconds)
+        counts.ended(key, claim.started_at - claim.run_at, item.seconds)
     if type(item.verdict) is ToComplete:
         counts.completed[key] += 1
         return

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pgqueue.middleware import here
+from pgqueue.worker.forks import copies
 
 
 class _Call(NamedTuple):
@@ -53,14 +54,14 @@ class Threads:
             self._calls.put(None)
 
     def _work(self) -> None:
-        process, here.loop = os.getpid(), self._loop
+        copy, here.loop = copies(), self._loop
         while (call := self._calls.get()) is not None:
             result, error = None, None
             try:
                 result = call.context.run(call.function)
             except BaseException as caught:
                 error = caught
-            if os.getpid() != process:
+            if copies() != copy:
                 os._exit(0)  # the job has forked, and returned twice: this is the copy, and nobody waits for it
             self._hand_in(call.future, result, error)
             del call, result, error  # a thread at rest must not keep a job's objects alive
