@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from pgqueue import rights
 from pgqueue.errors import SchemaError, UnusableConnection
+from pgqueue.versions import head
 
 T = TypeVar("T")
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -58,9 +59,9 @@ NO_TRANSACTION = "25P01"
 NO_RIGHT = "42501"
 UNIQUE_VIOLATION = "23505"
 _NOT_OURS = {
-    "42P01": "the schema holds no pgqueue tables: run `pgqueue migrate`",
+    "42P01": "the schema holds no pgqueue tables, or not those of migration {}, this version's: run `pgqueue migrate`",
     "3F000": "the schema holds no pgqueue tables: run `pgqueue migrate`",
-    "42703": "the schema is another version's than this code: run `pgqueue migrate`",
+    "42703": "the schema is another version's, this one needs migration {}: run `pgqueue migrate` (--check: where it stands)",
 }
 _REFUSALS = {"25P02": ABORTED, "25006": READ_ONLY}
 
@@ -125,7 +126,7 @@ def explaining(role: Callable[[], str | None]) -> Explain:
         if state in _REFUSALS:
             made = UnusableConnection(_REFUSALS[state])
         elif state in _NOT_OURS:  # the server's first line names a table or column of ours, and no value
-            made = SchemaError(f"{_NOT_OURS[state]} ({said})")
+            made = SchemaError(f"{_NOT_OURS[state].format(head())} ({said})")
         elif state == NO_RIGHT and _of_the_catalogue(error) and (wanted := rights.of(call.text)) and (who := role()):
             made = rights.refused(said, rights.named(wanted, said), who)
         else:
