@@ -14,7 +14,7 @@ import psycopg
 from pgqueue import migrate, monitor
 from pgqueue.drivers import look
 from pgqueue.drivers import perform_raw as perform
-from pgqueue.errors import SchemaError
+from pgqueue.errors import MissingRight, SchemaError
 from pgqueue.monitor import Finding
 from pgqueue.settings import DEFAULT_SCHEMA, conninfo_from_url, schema_name
 from pgqueue.sql import Statements, statements
@@ -22,6 +22,7 @@ from pgqueue.versions import head
 
 SKEW = 2.0  # seconds by which a clock may differ from the server's
 ROUND_TRIP = 0.05  # seconds; past that a claim and a settle take longer than most jobs
+MOST_MISSING = 20  # differences that are named where the schema is not whole
 LOOKS = 5  # at the clock; the quickest answer counts, being the least delayed
 
 _WORST_FIRST = ("critical", "warning", "note", "ok")
@@ -44,7 +45,7 @@ def examine(
         perform(raw, monitor.check_server(sql))
         try:
             perform(raw, monitor.check_schema(sql, head()))
-            found = look(raw, monitor.health(sql))
+            found = _health(raw, sql, url)
         except psycopg.errors.UndefinedTable:
             raise SchemaError(f'schema "{schema}" holds no pgqueue tables: run `pgqueue migrate`') from None
         except psycopg.errors.InsufficientPrivilege as error:
@@ -52,6 +53,19 @@ def examine(
         found += _from_outside(raw, sql, clock)
     found += [] if quick else _drift(url, schema)
     return sorted(found, key=lambda one: _WORST_FIRST.index(one.level))
+
+
+def _health(raw: psycopg.Connection[tuple[object, ...]], sql: Statements, url: str) -> list[Finding]:
+    try:
+        return look(raw, monitor.health(sql))
+    except MissingRight:
+        raise
+    except SchemaError as error:  # a view goes with what it reads: what is missing is not what this names
+        missing = migrate.check(url, sql.schema).differences[:MOST_MISSING] or [str(error)]
+        raise SchemaError(
+            f'schema "{sql.schema}" stands at the right migration and is not whole ({"; ".join(missing)}): '
+            "restore it, or remove what is left and run `pgqueue migrate`"
+        ) from None
 
 
 def _from_outside(

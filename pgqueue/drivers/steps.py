@@ -61,7 +61,7 @@ UNIQUE_VIOLATION = "23505"
 _NOT_OURS = {
     "42P01": "the schema holds no pgqueue tables, or not those of migration {}, this version's: run `pgqueue migrate`",
     "3F000": "the schema holds no pgqueue tables: run `pgqueue migrate`",
-    "42703": "the schema is another version's, this one needs migration {}: run `pgqueue migrate` (--check: where it stands)",
+    "42703": "the schema is another version's: this one needs migration {}: run `pgqueue migrate`; --check compares",
 }
 _REFUSALS = {"25P02": ABORTED, "25006": READ_ONLY}
 
@@ -126,6 +126,8 @@ def explaining(role: Callable[[], str | None]) -> Explain:
         if state in _REFUSALS:
             made = UnusableConnection(_REFUSALS[state])
         elif state in _NOT_OURS:  # the server's first line names a table or column of ours, and no value
+            if "alembic_version" in said:
+                state = "3F000"  # where that is missing, so is all the rest
             made = SchemaError(f"{_NOT_OURS[state].format(head())} ({said})")
         elif state == NO_RIGHT and _of_the_catalogue(error) and (wanted := rights.of(call.text)) and (who := role()):
             made = rights.refused(said, rights.named(wanted, said), who)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import click
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -12,25 +14,38 @@ import sqlalchemy as sa
 from pgqueue import PgQueue, migrate
 from pgqueue.cli.common import explain
 from tests.cli.conftest import Fill, Run
+from tests.cli.test_help import COMMANDS as TREE
 from tests.roles import new_role
 
 CANARY = "cAnArY"
 
-# Each command that goes to the database.
-COMMANDS: list[tuple[str, ...]] = [
-    ("migrate",),
-    ("enqueue", "shop.send"),
-    ("jobs", "list"),
-    ("jobs", "show", "1"),
-    ("jobs", "cancel", "1"),
-    ("jobs", "retry", "1"),
-    ("dead", "list"),
-    ("dead", "show", "1"),
-    ("dead", "redrive", "1"),
-    ("dead", "purge", "--all"),
-]
+# What a command's arguments may be, by their names, and what else it must be told.
+ARGUMENTS = {"job_id": "1", "ids": "1", "queue": "default", "task": "shop.send", "name": "nightly", "names": "nightly"}
+BESIDES = {("jobs", "change"): ("--priority", "1"), ("schedules", "add"): ("--every", "60")}
 
-every_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:2]))
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Each command that goes to the database, as it may be called. A worker wants an application besides, and top a
+    terminal: they have tests of their own (tests/crash/test_start.py, tests/migrate/test_servers.py, test_top.py)."""
+    for path, command in TREE.items():
+        flags = {flag for one in command.params for flag in one.opts}
+        if (
+            "--database-url" in flags
+            and path not in {(), ("worker",), ("top",)}
+            and not isinstance(command, click.Group)
+        ):
+            wanted = [
+                ARGUMENTS[str(one.name)]
+                for one in command.params
+                if isinstance(one, click.Argument) and (one.required or one.name == "ids")
+            ]
+            yield (*path, *wanted, *BESIDES.get(path, ()))
+
+
+COMMANDS = list(commands())
+ON_TABLES = [command for command in COMMANDS if command[0] not in ("migrate", "bench")]  # these make their own
+
+every_command = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 
 
 # -- exit codes ----------------------------------------------------------------------------------------------------
@@ -101,7 +116,7 @@ def test_a_database_without_tables_is_exit_3_and_says_what_to_do(
     if schema == "migrated_away":
         migrate.upgrade(pgqueue_blank_database, schema)
         migrate.downgrade(pgqueue_blank_database, schema)
-    for command in COMMANDS[1:]:
+    for command in ON_TABLES:
         result = run(*command, "--database-url", pgqueue_blank_database, "--schema", schema, code=3)
         assert "holds no pgqueue tables: run `pgqueue migrate`" in result.stderr
 
@@ -113,7 +128,7 @@ def test_another_versions_schema_is_exit_3_names_both_versions_and_is_left_alone
     connection.execute("insert into pgqueue.jobs (task) values ('t')")
     connection.execute("update pgqueue.alembic_version set version_num = %s", [stands_at])
     before = connection.execute("select xmin, id from pgqueue.jobs").fetchall()
-    for command in COMMANDS[1:]:
+    for command in ON_TABLES:
         result = run(*command, "--database-url", pgqueue_database, code=3)
         assert f"stands at migration {stands_at}, this version of pgqueue needs {migrate.head()}" in result.stderr
     assert connection.execute("select xmin, id from pgqueue.jobs").fetchall() == before
@@ -126,14 +141,14 @@ def test_what_a_person_got_wrong_is_said_before_anybody_asks_the_database(run: R
 def test_a_role_without_rights_is_told_so(run: Run, pgqueue_database: str) -> None:
     with new_role(pgqueue_database) as role:
         url = psycopg.conninfo.make_conninfo(pgqueue_database, user=role)
-        for command in COMMANDS[1:]:
+        for command in ON_TABLES:
             result = run(*command, "--database-url", url, code=3)
             assert "permission denied for schema pgqueue" in result.stderr
 
 
 @pytest.mark.parametrize("schema", ["", "x" * 41, "pg_x", "ü" * 21])
 def test_a_schema_name_that_cannot_be_is_a_usage_error(refused: Run, schema: str) -> None:
-    for command in COMMANDS:
+    for command in (*ON_TABLES, ("migrate",)):
         assert "schema must" in refused(*command, "--schema", schema, code=2).stderr
 
 

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 
 from pgqueue import PgQueue, stats
 from pgqueue.cli.topview import LETTERS, Rates, View, Wish, draw, press, sparkline
+from pgqueue.migrate import head
 from pgqueue.stats import Hand, Held, Lane, Picture
 from tests.cli.conftest import Fill, Run
 from tests.cli.terminal import Terminal, shown
@@ -203,6 +204,23 @@ def test_whatever_ends_top_gives_the_terminal_back(pgqueue_database: str, number
         os.kill(terminal.process.pid, number)
         assert terminal.ended() == code
         assert "Traceback" not in terminal.said
+
+
+def test_where_there_is_nothing_to_show_it_ends_as_every_command_does(
+    pgqueue_database: str, pgqueue_blank_database: str, connection: psycopg.Connection[Any]
+) -> None:
+    connection.execute("update pgqueue.alembic_version set version_num = '9999'")
+    for url, code, says in (
+        ("postgresql://u:cAnArY@127.0.0.1:1/shop", 3, "cannot reach"),
+        ("postgresql//u:cAnArY@h/d", 2, "database URL"),
+        (pgqueue_blank_database, 3, "holds no pgqueue tables: run `pgqueue migrate`"),
+        (pgqueue_database, 3, f"stands at migration 9999, this version of pgqueue needs {head()}"),
+    ):
+        with Terminal(url, "top") as terminal:
+            assert terminal.ended() == code
+            assert says in terminal.said
+            assert "cAnArY" not in terminal.said
+            assert "Traceback" not in terminal.said
 
 
 def test_while_the_database_is_away_top_says_so_and_answers_keys(
