@@ -36,12 +36,14 @@ from pgqueue.db import Rescued
 from pgqueue.errors import ConfigurationError, InvalidTask, LifespanFailed
 from pgqueue.maintenance import rescue
 from pgqueue.settings import WorkerSettings
+from pgqueue.worker.heartbeat import now
 from pgqueue.worker.lifespan import Held
 from pgqueue.worker.loop import Loop
 from pgqueue.worker.supervisor import EXIT_BROKEN, EXIT_DATABASE, EXIT_STUCK, EXIT_USAGE, die_with_parent
 
 log = logging.getLogger("pgqueue")
 
+_LOOK = 1.0  # seconds
 _LIMITS_EVERY = 0.2  # seconds between looks at what may have a process replaced; a look takes 10 µs
 
 
@@ -86,7 +88,7 @@ def main(descriptor: int) -> NoReturn:
 
 @dataclass
 class Lease:
-    """Until when our jobs are ours, as far as we have heard: `deadline` in time.monotonic() seconds, of a lease that
+    """Until when our jobs are ours, as far as we have heard: `deadline` in now() seconds, of a lease that
     lasts `length`. Our supervisor acts before we do (at a fifth of it), if it can."""
 
     deadline: float
@@ -110,10 +112,13 @@ class Channel:
         self._unread = bytearray()
 
     def send(self, **message: Any) -> None:
-        self._raw.sendall(json.dumps(message).encode() + b"\n")
+        """Never raises: whether anybody is there is seen by what we hear."""
+        with suppress(OSError):
+            self._raw.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, until: float = math.inf) -> dict[str, Any]:
-        """The next message; an empty one when there was none until then, in time.monotonic() seconds."""
+        """The next message; an empty one when there was none until then, in now() seconds. Raises OSError or ValueError
+        when a job has closed our end, or has it for something of its own."""
         while (end := self._unread.find(b"\n")) < 0:
             # Asked twice: a job that holds the GIL may keep us from what has come since we were told that nothing had.
             if until < math.inf and not self._readable(until) and not self._readable(0.0):
@@ -130,9 +135,13 @@ class Channel:
         return json.loads(line)  # type: ignore[no-any-return]
 
     def _readable(self, until: float) -> bool:
+        """Looks up every second: it waits by a clock that stands still while the machine is suspended, and a descriptor
+        that was closed meanwhile is seen by none but the next look."""
         poll = select.poll()
         poll.register(self._raw, select.POLLIN)
-        return bool(poll.poll(1000 * max(0.0, until - time.monotonic())))
+        while not (ready := poll.poll(1000 * min(_LOOK, max(0.0, until - now())))) and now() < until:
+            pass
+        return bool(ready)
 
 
 async def _live(
@@ -318,7 +327,13 @@ def _hand_over(loop: Loop, channel: Channel) -> int:
 def _obey(channel: Channel, lease: Lease, loop: Loop, app: PgQueue, running: asyncio.AbstractEventLoop) -> None:
     """In a thread of its own: a job may block the event loop."""
     while True:
-        message = channel.receive(until=lease.abandon_at)
+        try:
+            message = channel.receive(until=lease.abandon_at)
+        except (OSError, ValueError):
+            # A job has closed it. Our supervisor sees that, too, and kills us: given back by us, the job could do so
+            # for ever. Should the supervisor see nothing, since a fork has the channel, too, this is the end.
+            time.sleep(max(0.0, lease.end_at - now()))
+            _end_group(channel)
         if not message:
             _give_up(channel, lease, loop, running)
             return
@@ -340,7 +355,7 @@ def _give_up(channel: Channel, lease: Lease, loop: Loop, running: asyncio.Abstra
     log.error("no news of the lease from the supervisor: interrupting what runs", extra={"event": "lease_lost"})
     with suppress(RuntimeError):
         running.call_soon_threadsafe(loop.abandon)
-    time.sleep(max(0.0, lease.end_at - time.monotonic()))
+    time.sleep(max(0.0, lease.end_at - now()))
     log.error("what runs did not end in time: killed before others take its jobs", extra={"event": "lease_lost"})
     _end_group(channel)
 

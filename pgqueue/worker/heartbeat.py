@@ -26,6 +26,15 @@ from pgqueue.sql import Statements
 
 log = logging.getLogger("pgqueue")
 
+# Time that counts while the machine is suspended, too, as leases do by the database's clock; time.monotonic() does not.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now() -> float:
+    """Seconds, alike in all processes of a machine; whatever is believed of a lease goes by it."""
+    return time.clock_gettime(_CLOCK)
+
+
 Errand = tuple[Callable[[], Steps[Any]], Callable[[Any], None]]
 
 
@@ -65,7 +74,7 @@ class Heart(threading.Thread):
         sent = [0.0]
 
         def steps() -> Steps[None]:
-            sent[0] = time.monotonic()
+            sent[0] = now()
             return db.register(self.sql, worker_id, lease=self._lease, **row)
 
         def done(_: object) -> None:
@@ -101,7 +110,7 @@ class Heart(threading.Thread):
             self._resting.discard(worker_id)
 
     def deadline(self, worker_id: UUID) -> float:
-        """When its lease ends, in time.monotonic() seconds; for a worker that is not registered yet, never."""
+        """When its lease ends, in now() seconds; for a worker that is not registered yet, never."""
         with self._changed:
             return self._deadlines.get(worker_id, float("inf"))
 
@@ -145,9 +154,9 @@ class Heart(threading.Thread):
                 if not self._errands:
                     if self._ended:
                         break
-                    self._changed.wait(max(0.0, min(self._lease / 3, self._next_beat - time.monotonic())))
+                    self._changed.wait(max(0.0, min(self._lease / 3, self._next_beat - now())))
             try:
-                if time.monotonic() >= self._next_beat and not self._ended:
+                if now() >= self._next_beat and not self._ended:
                     self._beat()
                 while self._errands:
                     self._run_errand()
@@ -184,10 +193,10 @@ class Heart(threading.Thread):
     def _beat(self) -> None:
         with self._changed:
             ids = [worker_id for worker_id in self._deadlines if worker_id not in self._resting]
-            self._next_beat = time.monotonic() + self._lease / 3
+            self._next_beat = now() + self._lease / 3
         if not ids:
             return
-        sent = time.monotonic()
+        sent = now()
         renewed = self.perform(db.heartbeat(self.sql, ids, self._lease, stopping=self._stopping))
         with self._changed:
             for worker_id in ids:

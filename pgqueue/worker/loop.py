@@ -250,7 +250,7 @@ class Loop:
                     await self._wait_for_slots()
                     continue
                 await self._release_ghosts()
-                attempts = await self._claim(wanted)
+                attempts = self._new(await self._claim(wanted))
                 tries = 0
                 self._ready.extend(attempts)
                 self._give_back_paused()
@@ -276,6 +276,30 @@ class Loop:
             await self._settler.flushed()  # it may take the process along, and what is not written yet with it
             return await self._claimer.claim_suspect()
         return attempts
+
+    def _new(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Those that do not run here already: a primary that took over may have forgotten a claim, and gives the same
+        job the same fence again. The claim is then that of the run which goes on; a second beside it, no write of which
+        the fence could tell from the first's, must not be."""
+        if not attempts or set(self._held()).isdisjoint(attempt.claim.id for attempt in attempts):
+            return attempts
+        fences: dict[int, int] = {}  # where all is well, it is held with a lower one: its settle's answer is late
+        for one in self._attempts():
+            fences[one.claim.id] = max(one.claim.fence, fences.get(one.claim.id, 0))
+        new = []
+        for attempt in attempts:
+            fence = fences.get(attempt.claim.id, 0)
+            if attempt.claim.fence > fence:
+                new.append(attempt)
+                continue
+            log.error(
+                "the database has forgotten a claim: this job is held with fence %d already, and is not started again",
+                fence,
+                extra={"event": "claimed_twice", **attempt.log_fields, "fence": attempt.claim.fence},
+            )
+            if attempt.claim.fence < fence:  # no write of ours would be taken: somebody shall have it, in a moment
+                self._settler.add(Settlement(attempt, ToGiveBack(1.0), 0.0, started=False))
+        return new
 
     def _wanted(self) -> int:
         """Jobs to claim now: for the free slots, and ahead of them what runs in a moment at the rate of late.
@@ -361,6 +385,9 @@ class Loop:
     def _held(self) -> list[int]:
         held = [run.attempt.claim.id for run in self._runs]
         return held + [attempt.claim.id for attempt in self._ready] + self._settler.held
+
+    def _attempts(self) -> list[Attempt]:
+        return [*(run.attempt for run in self._runs), *self._ready, *self._settler.attempts]
 
     async def _cancel_strays(self) -> None:
         strays = {job: fence for job, fence in self._strays.items() if job not in self._held()}

@@ -225,6 +225,11 @@ class Settler:
         return [item.attempt.claim.id for item in (*self._waiting, *self._writing, *self._refused)]
 
     @property
+    def attempts(self) -> list[Attempt]:
+        """Theirs."""
+        return [item.attempt for item in (*self._waiting, *self._writing, *self._refused)]
+
+    @property
     def unsettled(self) -> int:
         """How many."""
         return len(self._waiting) + len(self._writing) + len(self._refused)

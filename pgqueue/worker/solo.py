@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -23,7 +22,7 @@ from uuid import UUID, uuid4
 from pgqueue.errors import ConfigurationError, LifespanFailed
 from pgqueue.maintenance import rescue
 from pgqueue.settings import WorkerSettings
-from pgqueue.worker.heartbeat import Heart
+from pgqueue.worker.heartbeat import Heart, now
 from pgqueue.worker.lifespan import Held
 from pgqueue.worker.loop import Loop
 
@@ -155,7 +154,7 @@ class Worker:
             while not work.done():
                 await asyncio.wait((work,), timeout=min(0.2, self.settings.lease / 10))
                 margin = 0.2 * self.settings.lease
-                if heart.has_lost(worker_id) or time.monotonic() > heart.deadline(worker_id) - margin:
+                if heart.has_lost(worker_id) or now() > heart.deadline(worker_id) - margin:
                     log.error("the lease could not be renewed: interrupting what runs", extra={"event": "lease_lost"})
                     loop.abandon()
                     await asyncio.wait((work,))

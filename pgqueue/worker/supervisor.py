@@ -40,6 +40,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -48,7 +49,7 @@ from pgqueue.db import Rescued
 from pgqueue.maintenance import rescue
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import statements
-from pgqueue.worker.heartbeat import Heart
+from pgqueue.worker.heartbeat import Heart, now
 from pgqueue.worker.probe import Probe, ask_depth
 
 log = logging.getLogger("pgqueue")
@@ -62,9 +63,14 @@ _TICK = 0.2  # seconds between looks at leases and clocks; signals, messages and
 _KILL_AFTER = 5.0  # seconds a child gets beyond its grace period
 _LAST_ERRANDS = 4.0  # seconds for the database to hear that we are gone
 _MARGIN = 0.2  # of a lease: so much before its end a child is killed that could not be renewed
+_DEAF_FOR = 2.0  # seconds that a child lives on which has closed its channel: one that dies closes it, too
+_DEAF = "a job had closed its channel to its supervisor"
 _AFTER_A_JOB = 0.5  # seconds until a child that died of a job is replaced, however many did before
-# Processes that run a suspect each, at the same time: a machine can start so many within about two seconds.
-_ALONE = max(4, 2 * (os.cpu_count() or 1))
+# Processes for a suspect each that are starting at the same time: a machine can start so many within about two seconds.
+_STARTING = max(4, 2 * (os.cpu_count() or 1))
+# And all that there may be: what a killed process ran may take hours, and nothing of it is to wait for the rest.
+_ALONE = 32
+_ROOM = 0.25  # of the memory must be free for more than _STARTING: what died of too little must not die of it once more
 _SILENT = 30.0  # seconds; a loop that has not come round for so long is stuck: nothing it does takes a tenth of that
 _YOUNG = 30.0  # seconds; a child that dies younger is replaced more and more slowly
 
@@ -86,6 +92,7 @@ class Child:
     trouble: str | None = None  # why the database does not answer it
     working: bool = False
     stopped: bool = False  # by SIGSTOP, say the operating system
+    deaf_since: float | None = None  # its end of the channel is closed, in time.monotonic() seconds
     killed: str | None = None  # why we killed it ourselves
     ended: int | None = None  # its exit code in its own words: any job can end a process with any code
     unread: bytearray = field(default_factory=bytearray)
@@ -98,8 +105,8 @@ class Child:
 
     def takes_more(self) -> bool:
         """Whether it reads what we send: a message more could otherwise hold us up, and all the other children."""
-        if self.channel.fileno() < 0:
-            return False  # it has closed its end
+        if self.deaf_since is not None:
+            return False
         poll = select.poll()
         poll.register(self.channel, select.POLLOUT)
         return bool(poll.poll(0))
@@ -165,6 +172,7 @@ class Supervisor:
                 self._obey_signals()
                 self._reap()
                 self._watch_leases()
+                self._watch_channels()
                 self._pass_on_rescued()
                 self._watch_stop()
         finally:
@@ -244,11 +252,15 @@ class Supervisor:
 
     def _quarantine(self) -> None:
         """A child for each suspect, as far as the machine allows; when they have run theirs they take what is left."""
-        if self._stop_by is None:
-            free = _ALONE - sum(child.alone for child in self._children)
-            for _ in range(min(self._suspects, free)):
-                self._spawn(alone=True)
-        self._suspects = 0
+        if self._stop_by is not None:
+            self._suspects = 0
+        while self._suspects:
+            alone = [child for child in self._children if child.alone]
+            starting = sum(not child.working for child in alone)
+            if len(alone) >= _ALONE or starting >= _STARTING or (len(alone) >= _STARTING and free_memory() < _ROOM):
+                return  # those that wait are started one by one, as others work or end
+            self._suspects -= 1
+            self._spawn(alone=True)
 
     def _retire(self) -> None:
         """As many of those that asked to be replaced as there are others in their place."""
@@ -291,7 +303,9 @@ class Supervisor:
         except OSError:
             data = b""
         if not data:
-            self._forget_channel(child)
+            if child.deaf_since is None:
+                child.deaf_since = time.monotonic()
+                self._selector.unregister(child.channel)
             return False
         child.unread += data
         while (end := child.unread.find(b"\n")) >= 0:
@@ -373,10 +387,16 @@ class Supervisor:
             version=hello["version"],
         )
 
-    def _forget_channel(self, child: Child) -> None:
-        if child.channel.fileno() >= 0:
-            self._selector.unregister(child.channel)
-            child.channel.close()
+    def _watch_channels(self) -> None:
+        """A child that lives and does not hear us cannot be stopped, and hears nothing of its lease: it is killed. Only
+        a job can have closed its channel, so that counts as a crash, or the job would do it again for ever."""
+        for child in self._children:
+            since = child.deaf_since
+            if since is not None and child.killed is None and time.monotonic() - since > _DEAF_FOR:
+                log.error(
+                    "worker process %d: its channel is closed: killed", child.process.pid, extra={"event": "child_deaf"}
+                )
+                self._kill(child, _DEAF)
 
     def _reap(self) -> None:
         """Hears from the operating system who died, stopped or went on. As pid 1 this also reaps orphans."""
@@ -410,7 +430,9 @@ class Supervisor:
         while self._read(child):
             pass  # its last words
         self._children.remove(child)
-        self._forget_channel(child)
+        if child.deaf_since is None:
+            self._selector.unregister(child.channel)
+        child.channel.close()
         if code != 0 or child.ended is None:  # a job, too, can end its process with code 0
             _kill_group(child.process.pid)  # what its jobs had started must not go on beside their next attempt
         ends_by_itself = self._settings.drain or child.alone or child.retires
@@ -423,9 +445,11 @@ class Supervisor:
         if expected and code == EXIT_STUCK:
             self._exit_code = self._exit_code or EXIT_STUCK
         if self._heart is not None and child.said_hello:
-            crashed = child.killed is None and not expected and child.ended != EXIT_BROKEN
+            crashed = child.killed in (None, _DEAF) and not expected and child.ended != EXIT_BROKEN
             self._bury(child, _death(code, child.killed), crashed=crashed)
-        if not expected and child.alone:
+        if expected and child.alone:
+            self._suspects = 0  # it has looked for another, and there was none
+        elif not expected and child.alone:
             self._tell_death(child, code, "it ran a job alone")
             # It would have looked for another. One that did not get so far would not the next time, at once: a sweep
             # will see that suspects still wait.
@@ -480,7 +504,7 @@ class Supervisor:
                     self._kill(child, "its lease was lost")
         margin = _MARGIN * self._settings.lease
         for child in self._children:
-            if child.killed is None and time.monotonic() > heart.deadline(child.worker_id) - margin:
+            if child.killed is None and now() > heart.deadline(child.worker_id) - margin:
                 log.error(
                     "worker process %d: its lease could not be renewed: killed before others take its jobs",
                     child.process.pid,
@@ -505,7 +529,7 @@ class Supervisor:
 
     def _unready(self) -> str | None:
         """What is wrong; None when every child works and holds its lease. Asked in the probe's threads."""
-        heart, now = self._heart, time.monotonic()
+        heart, at = self._heart, now()
         if self._stop_by is not None:
             return "stopping"
         if heart is None:
@@ -514,7 +538,7 @@ class Supervisor:
             return f"the database is away: {heart.trouble}"
         # One that is to go works on until its replacement does: one too many may be starting.
         children = [child for child in list(self._children) if not child.alone and not child.retires]
-        wrong = [reason for child in children if (reason := _unfit(child, now >= heart.deadline(child.worker_id)))]
+        wrong = [reason for child in children if (reason := _unfit(child, at >= heart.deadline(child.worker_id)))]
         missing = self._settings.processes - (len(children) - len(wrong))
         if missing <= 0:
             return None
@@ -532,6 +556,19 @@ def _kill_group(leader: int) -> None:
     """A child leads a session, and so a process group, of its own: kills whatever is left of it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
+
+
+def free_memory() -> float:
+    """Which part of the memory that we may use is free, from 0 to 1; 0 where the system does not say."""
+    parts = []
+    with suppress(OSError, ValueError, KeyError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        known = {words[0]: int(words[1]) for words in lines}
+        parts.append(known["MemAvailable:"] / known["MemTotal:"])
+    with suppress(OSError, ValueError):  # a container's; "max" is no number
+        most = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        parts.append(1.0 - int(Path("/sys/fs/cgroup/memory.current").read_text()) / most)
+    return min(parts, default=0.0)
 
 
 def _unfit(child: Child, lapsed: bool) -> str | None:

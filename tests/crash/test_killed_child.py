@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from pgqueue.worker import supervisor
+from pgqueue.worker.supervisor import free_memory
 from tests.crash import tasks
 from tests.crash.processes import DEFAULTS, ended, is_alive, row, waited, workers
 from tests.helpers import eventually, in_time
@@ -123,3 +125,37 @@ def test_what_a_neighbour_had_started_goes_down_with_a_process_that_a_job_ends_w
     eventually(lambda: not is_alive(left))  # else it would go on beside the next attempt's
     ledger.open("gate")
     assert ended(connection, neighbour).state == "completed"
+
+
+def test_a_process_whose_channel_a_job_has_closed_is_replaced(start, ledger, connection):
+    """It lives, and can be told nothing any more: no lease, no stop."""
+    jobs = [tasks.hold_thread.enqueue(connection, "gate").id, tasks.close_channel.enqueue(connection, "gate").id]
+    worker = start(concurrency=2)
+    (half_dead,) = {ledger.wait_for("started", job).pid for job in jobs}
+
+    again = {ledger.wait_for("started", job, times=2).pid for job in jobs}
+    assert not is_alive(half_dead)
+    assert len(again) == 2
+    assert len(worker.log("child_deaf")) == 1
+    ledger.open("gate")
+    for job in jobs:  # a suspect, since nothing but a job can have closed it; cleared, and no attempt is used
+        assert ended(connection, job)[:4] == ("completed", 1, 2, 1)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
+@pytest.mark.skipif(free_memory() < 0.5, reason="needs room for a dozen processes")
+def test_however_many_jobs_a_killed_process_had_none_of_them_waits_for_the_end_of_another(start, ledger, connection):
+    """More than are started at a time."""
+    number = min(supervisor._STARTING + 3, 12)
+    jobs = [tasks.hold_slot.enqueue(connection, "gate").id for _ in range(number)]
+    worker = start(concurrency=number)
+    first = [ledger.wait_for("started", job).pid for job in jobs]
+    (child,) = set(first)
+    os.kill(child, signal.SIGKILL)
+    assert len({ledger.wait_for("started", job, times=2).pid for job in jobs}) == number
+    ledger.open("gate")
+    for job in jobs:
+        assert ended(connection, job)[:4] == ("completed", 1, 2, 1)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from pgqueue import Context, RetryPolicy
 from tests.crash.processes import ended, row
 from tests.helpers import eventually
 
@@ -97,3 +98,35 @@ def test_a_claim_whose_answer_is_lost_runs_once(app, work, connection, monkeypat
         assert ended(connection, job)[:2] == ("completed", 1)
     assert sorted(runs) == list(range(10))
     assert len(lost) == 5
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_claim_that_the_database_has_forgotten_is_not_run_a_second_time_beside_the_first(
+    app, work, connection, logged, lost
+):
+    """An asynchronous standby took over, without the last claims: it gives out fences once more."""
+    gate = threading.Event()
+    runs: list[int] = []
+
+    @app.task(retry=RetryPolicy(delay=0))
+    def note(ctx: Context) -> None:
+        runs.append(ctx.job.fence)
+        if len(runs) < 2:
+            raise RuntimeError("not yet")
+        gate.wait(30)
+
+    job = note.enqueue(connection).id
+    work(concurrency=3)
+    eventually(lambda: runs == [1, 2])
+    connection.execute(
+        "update pgqueue.jobs set state = 'queued', worker_id = null, fence = 2 - %(lost)s, attempt = 2 - %(lost)s",
+        {"lost": lost},
+    )
+    eventually(lambda: len(logged("claimed_twice")) == lost)
+    eventually(lambda: row(connection, job)[0] == "running")
+    assert row(connection, job)[2] == 2  # the claim of the run that goes on
+    assert runs == [1, 2]
+    gate.set()
+    assert ended(connection, job)[:3] == ("completed", 3 - lost, 2)  # it has forgotten an attempt, too
+    assert runs == [1, 2]
+    assert not logged("claim_lost")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
@@ -12,7 +14,8 @@ import psycopg
 import pytest
 
 from pgqueue import db
-from pgqueue.worker.heartbeat import Heart
+from pgqueue.cli.child import Channel
+from pgqueue.worker.heartbeat import Heart, now
 from tests.helpers import eventually
 
 ROW = {"host": "test", "pid": 1, "queues": None, "tasks": ["test.task"], "concurrency": 1, "version": "test"}
@@ -109,3 +112,26 @@ def test_a_worker_whose_row_is_gone_is_told_so(heart, worker_id, connection):
     heart.resume(worker_id)
     eventually(lambda: heart.has_lost(worker_id))
     assert heart.deadline(worker_id) == float("inf")  # nobody counts on it any more
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="the system has no clock that counts a suspension")
+def test_a_lease_ends_while_the_machine_is_suspended(heart, worker_id, monkeypatch):
+    """time.monotonic() stands still meanwhile, and would let a worker believe in what others have taken since."""
+    honest, suspended = time.clock_gettime, [0.0]
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda clock: honest(clock) + suspended[0] * (clock == time.CLOCK_BOOTTIME)
+    )
+    ours, theirs = socket.socketpair()
+    channel, heard = Channel(ours), []
+    until = heart.deadline(worker_id) + 3_600.0
+    child = threading.Thread(target=lambda: heard.append(channel.receive(until=until)), daemon=True)
+    child.start()
+    heart.rest(worker_id)
+    assert now() < heart.deadline(worker_id)
+
+    suspended[0] = 10_000.0
+    assert now() > heart.deadline(worker_id)
+    eventually(lambda: heard == [{}])  # a child that waits for news of it, too
+    child.join()
+    theirs.close()
+    ours.close()
