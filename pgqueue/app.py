@@ -21,7 +21,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from pgqueue import control, db, enqueue, environment, hooks, monitor, versions
 from pgqueue.context import AppState, Context
 from pgqueue.control import DeadFilter
-from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, look, perform, perform_async, perform_raw
+from pgqueue.drivers import (
+    AsyncConnection,
+    Steps,
+    SyncConnection,
+    look,
+    perform,
+    perform_async,
+    perform_either,
+    perform_raw,
+)
 from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler, redriven
@@ -47,7 +56,7 @@ from pgqueue.settings import (
     schema_name,
 )
 from pgqueue.sql import Statements, source, statements
-from pgqueue.steering import Queues, Steered, Tasks
+from pgqueue.steering import Queues, Steered, Tasks, act, say_jobs, seen
 from pgqueue.task import RunIn, Task, make
 from pgqueue.unique import OnConflict, Until
 from pgqueue.worker.heartbeat import Heart
@@ -475,17 +484,27 @@ class Jobs(Steered):
         super().__init__(app)
         self._app = app
 
-    def get(self, job_id: int) -> Job:
+    @overload
+    def get(self, job_id: int, *, connection: SyncConnection | None = None) -> Job: ...
+    @overload
+    def get(self, job_id: int, *, connection: AsyncConnection) -> Coroutine[Any, Any, Job]: ...
+    def get(self, job_id: int, *, connection: SyncConnection | AsyncConnection | None = None) -> Any:
         """The job, in whatever state. Raises JobNotFound."""
+        if connection is not None:
+            return perform_either(connection, monitor.one(self._app.statements, job_id))
         found = _find(self._app, ids=[job_id])
         if not found:
             raise JobNotFound(f"there is no job {job_id}")
         return found[0]
 
-    def why(self, job_id: int) -> list[monitor.Cause]:
+    @overload
+    def why(self, job_id: int, *, connection: SyncConnection | None = None) -> list[monitor.Cause]: ...
+    @overload
+    def why(self, job_id: int, *, connection: AsyncConnection) -> Coroutine[Any, Any, list[monitor.Cause]]: ...
+    def why(self, job_id: int, *, connection: SyncConnection | AsyncConnection | None = None) -> Any:
         """Why the job is not running: each cause as (cause, detail, since), the weightiest first, whose detail is a
         sentence that stands by itself. `unknown` of a job that never was; ended and running ones are told of, too."""
-        return self._app.look(monitor.why(self._app.statements, job_id))
+        return seen(self._app, connection, monitor.why(self._app.statements, job_id))
 
     def progress(self, job_id: int) -> Progress | None:
         """How far the job is, as it said by `ctx.progress()`; None if it said nothing, or ended over an hour ago."""
@@ -501,6 +520,7 @@ class Jobs(Steered):
         100,000), oldest first; of one attempt, or of all."""
         return self._app.look(monitor.log_of(self._app.statements, job_id, attempt=attempt, limit=limit))
 
+    @overload
     def list(
         self,
         *,
@@ -509,44 +529,164 @@ class Jobs(Steered):
         queue: str | None = None,
         before: int | None = None,
         limit: int = 50,
-    ) -> list[Job]:
+        connection: SyncConnection | None = None,
+    ) -> list[Job]: ...
+    @overload
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+        connection: AsyncConnection,
+    ) -> Coroutine[Any, Any, list[Job]]: ...
+    def list(
+        self,
+        *,
+        state: str | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+        connection: SyncConnection | AsyncConnection | None = None,
+    ) -> Any:
         """Jobs in any state, newest first; up to `limit` (1 to 1,000), with ids below `before`."""
-        return _find(self._app, state=state, task=task, queue=queue, before=before, limit=limit)
+        which: dict[str, Any] = {"state": state, "task": task, "queue": queue, "before": before, "limit": limit}
+        if connection is not None:
+            return perform_either(connection, monitor.find(self._app.statements, **which))
+        return _find(self._app, **which)
 
 
 class Dead:
-    """`app.dead`: the dead-letter table, each call in a short transaction of its own. Filters: see DeadFilter."""
+    """`app.dead`: the dead-letter table. Each call is a short transaction of its own, or part of the caller's, where a
+    connection is given (an async one makes it an awaitable). Filters: see DeadFilter."""
 
     def __init__(self, app: PgQueue) -> None:
         self._app = app
 
+    @overload
     def redrive(
-        self, job_id: int | None = None, /, *, args: Any = None, dry_run: bool = False, **which: Unpack[DeadFilter]
-    ) -> list[int]:
+        self,
+        job_id: int | None = None,
+        /,
+        *,
+        args: Any = None,
+        dry_run: bool = False,
+        connection: SyncConnection | None = None,
+        **which: Unpack[DeadFilter],
+    ) -> list[int]: ...
+    @overload
+    def redrive(
+        self,
+        job_id: int | None = None,
+        /,
+        *,
+        args: Any = None,
+        dry_run: bool = False,
+        connection: AsyncConnection,
+        **which: Unpack[DeadFilter],
+    ) -> Coroutine[Any, Any, list[int]]: ...
+    def redrive(
+        self,
+        job_id: int | None = None,
+        /,
+        *,
+        args: Any = None,
+        dry_run: bool = False,
+        connection: SyncConnection | AsyncConnection | None = None,
+        **which: Unpack[DeadFilter],
+    ) -> Any:
         """Sends dead jobs back to their queues, by id or by filter; the ids that were (with dry_run: would be) sent.
 
         args: corrected arguments, a dict or a list. Atomic, and twice gives one job. Raises UniqueKeyTaken.
-        Handlers of `redriven` hear of it in this process, after the commit.
+        Handlers of `redriven` hear of it in this process, after the commit; not with a connection=, whose transaction
+        may yet be rolled back.
         """
         if job_id is not None:
             which["ids"] = [job_id]
         heard: list[db.Redriven] = []
-        sql = self._app.statements
-        done = self._app.perform(control.redrive(sql, args=args, dry_run=dry_run, heard=heard.extend, **which))
-        self._app.events.tell([redriven(*job) for job in heard])
-        return done
+        events, sql = self._app.events, self._app.statements
+        steps = control.redrive(sql, args=args, dry_run=dry_run, heard=heard.extend, **which)
+        return act(
+            self._app,
+            connection,
+            steps,
+            lambda done: say_jobs([] if dry_run else done, "jobs_redriven", "redriven"),
+            lambda: events.tell([redriven(*job) for job in heard]),
+        )
 
-    def purge(self, job_id: int | None = None, /, *, dry_run: bool = False, **which: Unpack[DeadFilter]) -> list[int]:
+    @overload
+    def purge(
+        self,
+        job_id: int | None = None,
+        /,
+        *,
+        dry_run: bool = False,
+        connection: SyncConnection | None = None,
+        **which: Unpack[DeadFilter],
+    ) -> list[int]: ...
+    @overload
+    def purge(
+        self,
+        job_id: int | None = None,
+        /,
+        *,
+        dry_run: bool = False,
+        connection: AsyncConnection,
+        **which: Unpack[DeadFilter],
+    ) -> Coroutine[Any, Any, list[int]]: ...
+    def purge(
+        self,
+        job_id: int | None = None,
+        /,
+        *,
+        dry_run: bool = False,
+        connection: SyncConnection | AsyncConnection | None = None,
+        **which: Unpack[DeadFilter],
+    ) -> Any:
         """Removes dead jobs for good, by id or by filter; their ids."""
         if job_id is not None:
             which["ids"] = [job_id]
-        return self._app.perform(control.purge(self._app.statements, dry_run=dry_run, **which))
+        steps = control.purge(self._app.statements, dry_run=dry_run, **which)
+        said = "jobs_purged", "removed from the dead-letter table"
+        return act(self._app, connection, steps, lambda done: say_jobs([] if dry_run else done, *said))
 
+    @overload
     def list(
-        self, *, task: str | None = None, queue: str | None = None, before: int | None = None, limit: int = 50
-    ) -> list[Job]:
+        self,
+        *,
+        task: str | None = None,
+        queue: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+        connection: SyncConnection | None = None,
+    ) -> list[Job]: ...
+    @overload
+    def list(
+        self,
+        *,
+        task: str | None = None,
+        queue: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+        connection: AsyncConnection,
+    ) -> Coroutine[Any, Any, list[Job]]: ...
+    def list(
+        self,
+        *,
+        task: str | None = None,
+        queue: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+        connection: SyncConnection | AsyncConnection | None = None,
+    ) -> Any:
         """Dead jobs, newest first, with reason and every attempt's error."""
-        return _find(self._app, state="dead", task=task, queue=queue, before=before, limit=limit)
+        which: dict[str, Any] = {"state": "dead", "task": task, "queue": queue, "before": before, "limit": limit}
+        if connection is not None:
+            return perform_either(connection, monitor.find(self._app.statements, **which))
+        return _find(self._app, **which)
 
 
 def _find(app: PgQueue, **which: Any) -> list[Job]:

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from pgqueue import db, rights
 from pgqueue.drivers import NO_RIGHT, STANDBY, Rows, Steps, sqlstate
-from pgqueue.errors import MAX_ID, InvalidOption, MissingRight, SchemaError, checked_id, checked_ids, whole
+from pgqueue.errors import MAX_ID, InvalidOption, JobNotFound, MissingRight, SchemaError, checked_id, checked_ids, whole
 from pgqueue.job import Job, LogLine, Progress, State
 from pgqueue.logs import one_line
 from pgqueue.rights import Right
@@ -51,6 +52,18 @@ def _read_jobs(steps: Steps[Rows], *, bare: bool) -> Steps[list[Job]]:
     if bare:
         return [replace(_job(row), args=_TOO_LARGE, meta=_TOO_LARGE, result=_TOO_LARGE) for row in rows]
     return [_job(row) for row in rows]
+
+
+def one(sql: Statements, job_id: int) -> Steps[Job]:
+    """The job, in whatever state. Raises InvalidOption at once; JobNotFound."""
+    return _only(find(sql, ids=[job_id]), job_id)
+
+
+def _only(steps: Steps[list[Job]], job_id: int) -> Steps[Job]:
+    found = yield from steps
+    if not found:
+        raise JobNotFound(f"there is no job {job_id}")
+    return found[0]
 
 
 class Cause(NamedTuple):
@@ -215,7 +228,7 @@ def _job(row: tuple[Any, ...]) -> Job:
         created_at=row[9],
         started_at=row[10],
         finished_at=row[11],
-        worker_id=row[12],
+        worker_id=UUID(row[12]) if isinstance(row[12], str) else row[12],  # psycopg2 gives text
         unique_key=row[13],
         concurrency_key=row[14],
         tags=tuple(row[15] or ()),

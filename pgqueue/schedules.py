@@ -168,15 +168,24 @@ class Schedules:
     def _perform(self, connection: Connection, steps: Steps[T]) -> T | Awaitable[T]:
         return self._app.perform(steps) if connection is None else perform_either(connection, steps)
 
-    def get(self, name: str) -> ScheduleStats:
-        """One of them. Raises ScheduleNotFound."""
-        for row in self._app.look(db.find_schedules(self._app.statements, [_name(name)])):
-            return ScheduleStats(*row)
-        raise ScheduleNotFound(f"there is no schedule {name}")
+    def _look(self, connection: Connection, steps: Steps[T]) -> T | Awaitable[T]:
+        return self._app.look(steps) if connection is None else perform_either(connection, steps)
 
-    def list(self) -> list[ScheduleStats]:
+    @overload
+    def get(self, name: str, *, connection: SyncConnection | None = None) -> ScheduleStats: ...
+    @overload
+    def get(self, name: str, *, connection: AsyncConnection) -> Awaitable[ScheduleStats]: ...
+    def get(self, name: str, *, connection: Connection = None) -> ScheduleStats | Awaitable[ScheduleStats]:
+        """One of them. Raises ScheduleNotFound."""
+        return self._look(connection, _one(self._app.statements, _name(name)))
+
+    @overload
+    def list(self, *, connection: SyncConnection | None = None) -> list[ScheduleStats]: ...
+    @overload
+    def list(self, *, connection: AsyncConnection) -> Awaitable[list[ScheduleStats]]: ...
+    def list(self, *, connection: Connection = None) -> list[ScheduleStats] | Awaitable[list[ScheduleStats]]:
         """All of them, by name."""
-        return [ScheduleStats(*row) for row in self._app.look(db.find_schedules(self._app.statements))]
+        return self._look(connection, _all(self._app.statements))
 
     def preview(
         self,
@@ -222,6 +231,17 @@ def _adding(sql: Statements, columns: Mapping[str, Any]) -> Steps[ScheduleStats]
     yield from schedule.plan(sql, columns, done)
     rows = yield from db.find_schedules(sql, [columns["name"]])
     return ScheduleStats(*rows[0])
+
+
+def _one(sql: Statements, name: str) -> Steps[ScheduleStats]:
+    rows = yield from db.find_schedules(sql, [name])
+    if not rows:
+        raise ScheduleNotFound(f"there is no schedule {name}")
+    return ScheduleStats(*rows[0])
+
+
+def _all(sql: Statements) -> Steps[list[ScheduleStats]]:
+    return [ScheduleStats(*row) for row in (yield from db.find_schedules(sql))]
 
 
 def _removing(sql: Statements, names: Sequence[str]) -> Steps[bool]:

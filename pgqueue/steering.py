@@ -185,6 +185,11 @@ def act(
     return perform_either(connection, and_say())
 
 
+def seen(home: Home, connection: SyncConnection | AsyncConnection | None, steps: Steps[T]) -> T | Awaitable[T]:
+    """What the steps read, on a connection of the app's own or as the given one's transaction sees it."""
+    return home.look(steps) if connection is None else perform_either(connection, steps)
+
+
 @dataclass(frozen=True, slots=True)
 class Queue:
     """A queue as operators see it. since, by, until: of its pause; until: when it resumes by itself, if it does.
@@ -265,9 +270,17 @@ class Queues:
         steps = db.resume_queue(self._home.statements, name("queue", queue))
         return act(self._home, connection, steps, lambda done: _say(done, "queue_resumed", "queue", queue))
 
-    def list(self) -> list[Queue]:
+    @overload
+    def list(self, *, connection: SyncConnection | None = None) -> list[Queue]: ...
+    @overload
+    def list(self, *, connection: AsyncConnection) -> Coroutine[Any, Any, list[Queue]]: ...
+    def list(self, *, connection: SyncConnection | AsyncConnection | None = None) -> Any:
         """Every queue with a live or dead job, and each that was ever paused, by name."""
-        return [Queue(*row) for row in self._home.look(db.queues(self._home.statements))]
+        return seen(self._home, connection, _queues(self._home.statements))
+
+
+def _queues(sql: Statements) -> Steps[list[Queue]]:
+    return [Queue(*row) for row in (yield from db.queues(sql))]
 
 
 class Tasks(dict[str, Task[..., Any]]):
@@ -488,11 +501,11 @@ class Steered:
     ) -> Any:
         if job_id is None:
             some = of_queued(self._home.statements, filtered_queued(which, verb), act_on)
-            return act(self._home, connection, some, lambda done: _say_jobs(done, *said))
+            return act(self._home, connection, some, lambda done: say_jobs(done, *said))
         if which:
             raise InvalidOption("give either one job's id or filters; several ids are ids=[…]")
         ids = [checked_id(job_id)]
-        return act(self._home, connection, _bool(act_on(ids)), lambda done: _say_jobs(ids if done else [], *said))
+        return act(self._home, connection, _bool(act_on(ids)), lambda done: say_jobs(ids if done else [], *said))
 
 
 def changing(
@@ -530,10 +543,11 @@ def _tell_cancelled(events: Events, done: list[db.Cancelled]) -> None:
 
 
 def _say_cancelled(ids: list[int]) -> None:
-    _say_jobs(ids, "jobs_cancelled", "cancelled or asked to end")
+    say_jobs(ids, "jobs_cancelled", "cancelled or asked to end")
 
 
-def _say_jobs(ids: list[int], event: str, what: str) -> None:
+def say_jobs(ids: list[int], event: str, what: str) -> None:
+    """A line in the log of what was done to jobs, if any were."""
     if ids:
         some = ", ".join(map(str, ids[:20])) + (", …" if len(ids) > 20 else "")
         count, one = ("1 job", {"job_id": ids[0]}) if len(ids) == 1 else (f"{len(ids)} jobs", {})

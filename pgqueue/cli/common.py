@@ -309,6 +309,27 @@ def parse_args(text: str | None, name: str) -> Any:
     return value
 
 
+def of_each_job(function: F) -> F:
+    """--timeout, --tag, --meta: what is said of one job, and of those of a schedule."""
+    for option in reversed(
+        (
+            click.option("--timeout", type=float, metavar="SECONDS", help="For an attempt.  [default: the task's own]"),
+            click.option("--tag", "tags", multiple=True, metavar="TEXT", help="To find it by; repeatable."),
+            click.option("--meta", metavar="JSON", help="An object of yours, shown by `jobs show`."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def parse_meta(text: str | None) -> dict[str, Any] | None:
+    """The JSON object of --meta."""
+    value = parse_args(text, "--meta")
+    if value is not None and not isinstance(value, dict):
+        raise click.UsageError("--meta must be a JSON object")
+    return value
+
+
 def moment_of(option: str, text: str | None) -> datetime | None:
     """A time with its zone from the command line: 2026-05-01T08:00:00+02:00, or …Z."""
     if text is None:

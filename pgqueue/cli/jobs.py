@@ -23,7 +23,9 @@ from pgqueue.cli.common import (
     job_as_dict,
     json_option,
     moment_of,
+    of_each_job,
     parse_args,
+    parse_meta,
     print_json,
     print_table,
 )
@@ -56,11 +58,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--on-conflict", default="keep", help="keep, replace, replace_args, replace_run_at, debounce or raise.")
 @click.option("--debounce-for", type=float, help="Seconds from its creation, up to which debounce moves a job.")
 @click.option("--expires-in", type=float, help="Seconds after it is due, within which it must start.")
+@click.option("--run-at", metavar="TIME", help="Due then: 2026-05-01T08:00:00+02:00; instead of --delay.")
+@of_each_job
 @json_option
 @database_options
 @click.pass_context
 def enqueue(
-    ctx: click.Context, /, task: str, args: str, as_json: bool, unique: bool, unique_by: tuple[str, ...], **options: Any
+    ctx: click.Context,
+    /,
+    task: str,
+    args: str,
+    as_json: bool,
+    unique: bool,
+    unique_by: tuple[str, ...],
+    run_at: str | None,
+    meta: str | None,
+    **options: Any,
 ) -> None:
     """Enqueue one job of TASK with JSON arguments: an object of named ones, or an array of positional ones.
 
@@ -70,11 +83,13 @@ def enqueue(
     Examples:
       pgqueue enqueue shop.tasks.send '{"user_id": 7}'
       pgqueue enqueue shop.tasks.send '[7]' --delay 60 --queue email
+      pgqueue enqueue shop.tasks.send '[7]' --run-at 2026-05-01T08:00:00Z --tag import-7 --meta '{"by": "ann"}'
       pgqueue enqueue shop.tasks.charge '{"order_id": 7}' --unique-key charge:7 --json
     """
     if unique and unique_by:
         raise click.UsageError("give either --unique, for all arguments, or --unique-by NAME, not both")
     text = to_json(parse_args(args, "JSON"), "args", MAX_ARGS_BYTES)
+    options |= {"run_at": moment_of("--run-at", run_at), "meta": parse_meta(meta)}
     new = NewJob(enqueueing.name("task", task), text, Options(unique=unique_by or unique, **options))
     app = app_of(ctx, *_statements(new.by_key))
     job = app.enqueue_alone(new)

@@ -16,7 +16,9 @@ from pgqueue.cli.common import (
     database_options,
     end_of,
     json_option,
+    of_each_job,
     parse_args,
+    parse_meta,
     print_json,
     print_table,
 )
@@ -98,10 +100,13 @@ def _when(one: ScheduleStats) -> str:
 @click.option("--priority", default=0, show_default=True, help="-100 to 100, higher first.")
 @click.option("--max-attempts", default=DEFAULT_MAX_ATTEMPTS, show_default=True, help="Runs before a job is dead.")
 @click.option("--expires-in", type=float, help="Seconds after its tick, within which a job must start.")
+@of_each_job
 @json_option
 @database_options
 @click.pass_context
-def add(ctx: click.Context, /, name: str, task: str, args: str, as_json: bool, **options: Any) -> None:
+def add(
+    ctx: click.Context, /, name: str, task: str, args: str, as_json: bool, meta: str | None, **options: Any
+) -> None:
     """Add a schedule, or change the one of that NAME that was added before. Workers need not be restarted.
 
     \b
@@ -111,13 +116,17 @@ def add(ctx: click.Context, /, name: str, task: str, args: str, as_json: bool, *
       pgqueue schedules add poll shop.tasks.poll --every 300 --overlap skip --queue slow
     """
     found = app_of(ctx, "declare", "plan", "find_schedules").schedules.add(
-        name=name, task=task, args=parse_args(args, "JSON"), **options
+        name=name, task=task, args=parse_args(args, "JSON"), meta=parse_meta(meta), **options
     )
+    timing = ticks.timing(found.cron, found.every, found.timezone)
+    coming = _coming(timing, found.next_tick)
     if as_json:
-        print_json(asdict(found))
+        print_json({**asdict(found), "ticks": coming})
         return
     click.echo(f"schedule {name}: {_when(found)}, next {ago(found.next_tick)}")
-    _explain(ticks.timing(found.cron, found.every, found.timezone))
+    for tick in coming:
+        click.echo(f"  {tick.astimezone(ZoneInfo(found.timezone)).strftime('%a %Y-%m-%d %H:%M:%S %z')}")
+    _explain(timing)
 
 
 @schedules.command()
@@ -231,6 +240,15 @@ def preview(
     else:
         print_table(("UTC", str(timezone)), rows, empty="")
     _explain(timing)
+
+
+def _coming(timing: ticks.Timing, tick: datetime | None) -> list[datetime]:
+    """The next tick, and the two after it."""
+    found: list[datetime] = []
+    while tick is not None and len(found) < 3:
+        found.append(tick)
+        tick = timing.after(tick)
+    return found
 
 
 def _explain(timing: ticks.Timing) -> None:

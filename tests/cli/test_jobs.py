@@ -38,6 +38,35 @@ def test_enqueue_takes_arguments_and_options(on: Run, connection: psycopg.Connec
     )  # fmt: skip
 
 
+def test_enqueue_takes_a_time_tags_and_what_is_the_callers_own(on: Run, connection: psycopg.Connection[Any]) -> None:
+    words = ("--run-at", "2030-05-01T08:00:00+02:00", "--timeout", "1.5", "--tag", "a b", "--tag", "c")
+    on("enqueue", "shop.send", *words, "--meta", '{"by": "änn"}')
+    columns = "run_at at time zone 'UTC' = '2030-05-01 06:00', timeout, tags, meta"
+    assert row(connection, 1, columns) == (True, 1.5, ["a b", "c"], {"by": "änn"})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--run-at", "tomorrow"), "--run-at must look like 2026-05-01T08:00:00+02:00, not 'tomorrow'"),
+        (("--run-at", "2030-05-01T08:00:00Z", "--delay", "5"), "give either delay or run_at"),
+        (("--timeout", "0"), "timeout must be between 0.001 and"),
+        (("--tag", " "), "a tag must be 1 to 512 characters"),
+        (("--meta", "[1]"), "--meta must be a JSON object"),
+        (("--meta", "{"), "--meta is not JSON"),
+    ],
+)
+def test_enqueue_refuses_a_bad_option_by_name(
+    on: Run, connection: psycopg.Connection[Any], words: tuple[str, ...], message: str
+) -> None:
+    for command in (("enqueue", "t"), ("schedules", "add", "s", "t", "--every", "60")):
+        if "--run-at" not in words or command[0] == "enqueue":
+            assert message in on(*command, *words, code=2).stderr
+    assert connection.execute(
+        "select (select count(*) from pgqueue.jobs) + count(*) from pgqueue.schedules"
+    ).fetchone() == (0,)
+
+
 def test_an_array_of_arguments_is_positional(on: Run, app: PgQueue, drain: Callable[..., None]) -> None:
     @app.task(name="shop.add")
     def add(a: int, b: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 from pgqueue import PgQueue
 from tests.cli.conftest import Run
@@ -13,9 +14,12 @@ def test_a_schedule_from_its_first_day_to_its_last(on: Run, app: PgQueue) -> Non
     added = on(
         "schedules", "add", "nightly", "shop.clean_up", '{"days": 3}', "--cron", "0 2 29 2 mon", "--timezone",
         "Europe/Paris", "--queue", "slow", "--missed", "all", "--missed-limit", "5", "--overlap", "skip",
-        "--priority", "3", "--max-attempts", "2", "--expires-in", "600",
+        "--priority", "3", "--max-attempts", "2", "--expires-in", "600", "--timeout", "9", "--tag", "night",
+        "--meta", '{"by": "ann"}',
     ).stdout  # fmt: skip
     assert "schedule nightly: 0 2 29 2 mon Europe/Paris, next in " in added
+    coming = app.schedules.preview("0 2 29 2 mon", timezone="Europe/Paris", count=3)
+    assert [datetime.strptime(line.strip(), "%a %Y-%m-%d %H:%M:%S %z") for line in added.splitlines()[1:4]] == coming
     assert "day of month 29 or day of week mon (either is enough: cron's rule)" in added
     (one,) = json.loads(on("schedules", "list", "--json").stdout)
     assert (one["name"], one["status"], one["missed_limit"]) == ("nightly", "unattended", 5)
@@ -28,10 +32,12 @@ def test_a_schedule_from_its_first_day_to_its_last(on: Run, app: PgQueue) -> Non
     job = app.jobs.get(ran["id"])
     assert (job.task, job.queue, job.args, job.priority, job.max_attempts) == (
         "shop.clean_up", "slow", {"days": 3}, 3, 2)  # fmt: skip
+    assert (job.tags, job.meta["by"]) == (("night",), "ann")
     assert f"{job.id} queued" in on("schedules", "list").stdout
     assert json.loads(on("schedules", "resume", "nightly", "--json").stdout) == {"names": ["nightly"], "changed": True}
 
-    assert json.loads(on("schedules", "add", "nightly", "t", "--every", "90", "--json").stdout)["every"] == 90.0
+    changed = json.loads(on("schedules", "add", "nightly", "t", "--every", "90", "--json").stdout)
+    assert (changed["every"], len(changed["ticks"]), changed["ticks"][0]) == (90.0, 3, changed["next_tick"])
     assert "every 90 s" in on("schedules", "list").stdout
     assert on("schedules", "remove", "nightly").stdout == "schedule nightly: removed\n"
     assert app.schedules.list() == []

@@ -9,13 +9,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
 
-from pgqueue import InvalidOption, PgQueue, Task, db
+from pgqueue import InvalidOption, JobNotFound, PgQueue, Task, db
 from pgqueue.enqueue import NewJob, Options
 from pgqueue.maintenance import rescue
 from tests.helpers import eventually, job_in, run, worker_row
+from tests.life.callers import KINDS, caller, done
 from tests.life.workbench import Ears, ended, everything
 
 Look = psycopg.Connection[Any]
@@ -261,6 +260,32 @@ def test_filters_find_the_jobs_that_have_not_ended_and_all_that_are_given_must_h
     assert (ended(connection, dead).state, ended(connection, completed).state) == ("dead", "completed")
 
 
+@pytest.mark.parametrize(
+    ("which", "meant"),
+    [
+        ("unique_key = 'ship:8'", "keyed"),
+        ("task = 'shop.ship'", "keyed tagged running"),
+        ("'import-7' = any (tags)", "tagged other"),
+    ],
+)
+def test_sql_cancels_by_key_task_or_tag_over_the_rows_of_jobs(
+    app: PgQueue, connection: Look, which: str, meant: str
+) -> None:
+    jobs = {
+        "running": job_in(app, connection, "running", "shop.ship"),
+        "keyed": enqueue(app, "shop.ship", unique_key="ship:8"),
+        "tagged": enqueue(app, "shop.ship", tags=["import-7", "b"]),
+        "other": enqueue(app, "shop.pack", tags=["import-7"]),
+        "plain": enqueue(app, "shop.pack"),
+    }
+    call = f"select pgqueue.cancel(id, 'enough') from (select id from pgqueue.jobs where {which} order by id) as job"
+    assert connection.execute(call.encode()).fetchall() == [(True,)] * len(meant.split())
+    ended_ = "select id from pgqueue.finished_jobs union select id from pgqueue.jobs where cancelling = 'enough'"
+    found = {row[0] for row in connection.execute(ended_)}
+    assert found == {jobs[name] for name in meant.split()}
+    assert connection.execute(call.encode()).fetchall() == [(False,)] * ("running" in meant)
+
+
 # -- change and retry now ----------------------------------------------------------------------------------------------
 
 
@@ -346,17 +371,20 @@ def test_whoever_sleeps_looks_again_when_a_jobs_time_has_changed(
 
 # -- the caller's transaction ------------------------------------------------------------------------------------------
 
-CALLS: dict[str, Callable[[PgQueue, int, Any], Any]] = {
-    "pause": lambda app, job, on: app.queues.pause("email", connection=on),
-    "resume": lambda app, job, on: app.queues.resume("held", connection=on),
-    "pause task": lambda app, job, on: app.tasks.pause("test.task", connection=on),
-    "resume task": lambda app, job, on: app.tasks.resume("held.task", connection=on),
-    "cancel": lambda app, job, on: app.jobs.cancel(job, connection=on),
-    "cancel some": lambda app, job, on: app.jobs.cancel(task="test.task", connection=on),
-    "retry now": lambda app, job, on: app.jobs.retry_now(job, connection=on),
-    "retry some now": lambda app, job, on: app.jobs.retry_now(task="test.task", connection=on),
-    "change": lambda app, job, on: app.jobs.change(job, priority=7, connection=on),
-    "change some": lambda app, job, on: app.jobs.change(task="test.task", priority=7, connection=on),
+CALLS: dict[str, Callable[[PgQueue, tuple[int, int], Any], Any]] = {
+    "pause": lambda app, jobs, on: app.queues.pause("email", connection=on),
+    "resume": lambda app, jobs, on: app.queues.resume("held", connection=on),
+    "pause task": lambda app, jobs, on: app.tasks.pause("test.task", connection=on),
+    "resume task": lambda app, jobs, on: app.tasks.resume("held.task", connection=on),
+    "cancel": lambda app, jobs, on: app.jobs.cancel(jobs[0], connection=on),
+    "cancel some": lambda app, jobs, on: app.jobs.cancel(task="test.task", connection=on),
+    "retry now": lambda app, jobs, on: app.jobs.retry_now(jobs[0], connection=on),
+    "retry some now": lambda app, jobs, on: app.jobs.retry_now(task="test.task", connection=on),
+    "change": lambda app, jobs, on: app.jobs.change(jobs[0], priority=7, connection=on),
+    "change some": lambda app, jobs, on: app.jobs.change(task="test.task", priority=7, connection=on),
+    "redrive": lambda app, jobs, on: app.dead.redrive(jobs[1], connection=on),
+    "redrive some": lambda app, jobs, on: app.dead.redrive(task="test.task", connection=on),
+    "purge": lambda app, jobs, on: app.dead.purge(jobs[1], connection=on),
 }
 
 
@@ -372,47 +400,63 @@ def stored(app: PgQueue, connection: Look) -> Callable[[], Any]:
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", ["psycopg", "session", "async psycopg", "async session"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_in_the_callers_transaction_it_is_done_when_that_commits_and_not_when_it_rolls_back(
     app: PgQueue, connection: Look, pgqueue_database: str, stored: Callable[[], Any], call: str, kind: str
 ) -> None:
-    job = enqueue(app, delay=3600)
+    jobs = enqueue(app, delay=3600), job_in(app, connection, "dead")
     before, act = stored(), CALLS[call]
 
-    def in_sync(on: Any) -> None:
-        act(app, job, on)
-        on.rollback()
-        assert stored() == before
-        act(app, job, on)
-        assert stored() == before
-        on.commit()
+    async def operate() -> None:
+        async with caller(kind, pgqueue_database) as one:
+            await done(act(app, jobs, one.connection))
+            await one.rollback()
+            assert stored() == before
+            await done(act(app, jobs, one.connection))
+            assert stored() == before
+            await one.commit()
 
-    async def in_async(on: Any) -> None:
-        await act(app, job, on)
-        await on.rollback()
-        assert stored() == before
-        await act(app, job, on)
-        await on.commit()
-
-    async def open_async() -> None:
-        if kind == "async psycopg":
-            async with await psycopg.AsyncConnection.connect(pgqueue_database) as on:
-                await in_async(on)
-        else:
-            engine = create_async_engine(pgqueue_database.replace("postgresql:", "postgresql+psycopg:"))
-            async with AsyncSession(engine) as session:
-                await in_async(session)
-            await engine.dispose()
-
-    if kind == "psycopg":
-        with psycopg.connect(pgqueue_database) as on:
-            in_sync(on)
-    elif kind == "session":
-        with Session(app.engine) as session:
-            in_sync(session)
-    else:
-        asyncio.run(open_async())
+    asyncio.run(operate())
     assert stored() != before
+
+
+LOOKS: dict[str, Callable[[PgQueue, int, Any], Any]] = {
+    "get": lambda app, job, on: app.jobs.get(job, connection=on),
+    "list": lambda app, job, on: app.jobs.list(task="test.task", connection=on),
+    "why": lambda app, job, on: app.jobs.why(job, connection=on),
+    "dead": lambda app, job, on: app.dead.list(limit=5, connection=on),
+    "queues": lambda app, job, on: app.queues.list(connection=on),
+    "schedules": lambda app, job, on: app.schedules.list(connection=on),
+    "schedule": lambda app, job, on: app.schedules.get("nightly", connection=on),
+}
+
+
+@pytest.mark.parametrize("call", LOOKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_the_callers_transaction_one_sees_what_it_has_done_and_nobody_else_does(
+    app: PgQueue, connection: Look, pgqueue_database: str, call: str, kind: str
+) -> None:
+    job, dead, look = enqueue(app), job_in(app, connection, "dead"), LOOKS[call]
+    app.schedules.add(name="nightly", task="test.task", cron="0 2 * * *")
+    before = look(app, job, None)
+
+    async def operate() -> None:
+        async with caller(kind, pgqueue_database) as one:
+            on = one.connection
+            assert await done(look(app, job, on)) == before
+            await done(app.jobs.change(job, priority=7, connection=on))
+            await done(app.dead.redrive(dead, connection=on))
+            await done(app.queues.pause("default", connection=on))
+            await done(app.schedules.pause("nightly", connection=on))
+            inside = await done(look(app, job, on))
+            assert inside != before
+            assert look(app, job, None) == before
+            with pytest.raises(JobNotFound, match="there is no job 999999"):
+                await done(app.jobs.get(999_999, connection=on))
+            await one.commit()
+            assert look(app, job, None) == inside
+
+    asyncio.run(operate())
 
 
 def test_workers_are_told_when_the_transaction_commits_and_only_of_what_concerns_them(
@@ -577,7 +621,21 @@ def test_what_was_done_is_said_in_the_log(app: PgQueue, connection: Look, logged
     app.jobs.retry_now(job)
     app.jobs.cancel(job)
     app.jobs.cancel(job)
-    said = ["queue_paused", "queue_resumed", "task_paused", "task_resumed", "job_changed", "job_made_due"]
-    assert [len(logged(event)) for event in [*said, "jobs_cancelled"]] == [1] * 7
+    dead = [job_in(app, connection, "dead") for _ in range(2)]
+    app.dead.redrive(dead[0], dry_run=True)
+    app.dead.redrive(dead[0])
+    app.dead.purge(dead[1])
+    app.dead.purge(dead[1])
+    said = [
+        "jobs_redriven",
+        "jobs_purged",
+        "queue_paused",
+        "queue_resumed",
+        "task_paused",
+        "task_resumed",
+        "job_changed",
+        "job_made_due",
+    ]
+    assert [len(logged(event)) for event in [*said, "jobs_cancelled"]] == [1] * 9
     assert logged("queue_paused")[0].getMessage() == "queue email: paused by ann"
     eventually(lambda: ended(connection, job).state == "cancelled")

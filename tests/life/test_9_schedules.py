@@ -604,6 +604,13 @@ def test_all_of_it_from_sql(app: PgQueue, connection: Connection, tidy: Any) -> 
         ("add_schedule('s', 't', every => '1 h', missed => 'some')", "missed"),
         ("add_schedule('s', 't', every => '1 h', missed_limit => 0)", "missed_limit"),
         ("add_schedule('s', 't', every => '1 h', overlap => 'no')", "overlap"),
+        ("add_schedule('s', 't', every => '1 h', expires_in => '0 s')", "expires_in"),
+        ("add_schedule('s', 't', every => '1 h', expires_in => '11 years')", "expires_in"),
+        ("add_schedule('s', 't', every => '1 h', timeout => 0)", "timeout"),
+        ("add_schedule('s', 't', every => '1 h', timeout => 'NaN')", "timeout"),
+        ("add_schedule('s', 't', every => '1 h', tags => array['a', ' '])", "tags"),
+        ("add_schedule('s', 't', every => '1 h', tags => array_fill('x'::text, array[33]))", "tags"),
+        ("add_schedule('s', 't', every => '1 h', meta => '[]')", "meta"),
     ],
 )
 def test_sql_that_cannot_be_a_schedule_is_refused_with_a_hint(connection: Connection, call: str, field: str) -> None:
@@ -612,6 +619,22 @@ def test_sql_that_cannot_be_a_schedule_is_refused_with_a_hint(connection: Connec
     assert caught.value.sqlstate == "PQ001"
     assert caught.value.diag.message_hint
     assert connection.execute("select count(*) from pgqueue.schedules").fetchone() == (0,)
+
+
+def test_sql_says_what_a_schedules_jobs_are_like_as_python_does(app: PgQueue, connection: Connection) -> None:
+    columns = "expires_at - run_at, timeout, tags, meta - 'schedule'"
+    connection.execute(
+        "select pgqueue.add_schedule('s', 't', every => '1 h', expires_in => '90 s', timeout => 2.5, "
+        "tags => '{a,b}', meta => '{\"by\": \"ann\"}')"
+    )
+    app.schedules.add(name="p", task="t", every=3600, expires_in=90, timeout=2.5, tags=["a", "b"], meta={"by": "ann"})
+    for name in ("s", "p"):
+        job = app.schedules.run_now(name).id
+        found = connection.execute(f"select {columns} from pgqueue.jobs where id = %s".encode(), [job]).fetchone()
+        assert found == (timedelta(seconds=90), 2.5, ["a", "b"], {"by": "ann"})
+    connection.execute("select pgqueue.add_schedule('s', 't', every => '1 h')")
+    kept = "select expires_in, timeout, tags, meta from pgqueue.schedules where name = 's'"
+    assert connection.execute(kept).fetchone() == (None, None, None, None)
 
 
 def test_sql_does_not_change_what_code_declares_nor_run_what_there_is_not(

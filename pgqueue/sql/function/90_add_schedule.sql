@@ -13,7 +13,11 @@ create function {schema}.add_schedule(
     max_attempts integer default null,
     missed text default null,
     missed_limit integer default null,
-    overlap text default null
+    overlap text default null,
+    expires_in interval default null,
+    timeout double precision default null,
+    tags text[] default null,
+    meta jsonb default null
 ) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -21,6 +25,7 @@ as $$
 #variable_conflict use_column
 declare
     seconds double precision := extract(epoch from add_schedule.every);
+    expiry double precision := extract(epoch from add_schedule.expires_in);
 begin
     if not has_any_column_privilege({regclass:schedules}, 'INSERT')
         or not has_any_column_privilege({regclass:schedules}, 'SELECT')
@@ -87,19 +92,39 @@ begin
         raise exception 'overlap must be allow or skip'
             using errcode = 'PQ001', hint = 'Leave it NULL for allow.';
     end if;
+    if add_schedule.expires_in is not null and not coalesce(expiry between 0.001 and 316224000, false) then
+        raise exception 'expires_in must be between a millisecond and ten years'
+            using errcode = 'PQ001', hint = 'Leave it NULL for jobs that may start at any time after their tick.';
+    end if;
+    if not (add_schedule.timeout > 0 and add_schedule.timeout < 'Infinity'::double precision) then
+        raise exception 'timeout must be a positive number of seconds'
+            using errcode = 'PQ001', hint = 'Leave it NULL for that of the task.';
+    end if;
+    if cardinality(add_schedule.tags) > 32 or array_ndims(add_schedule.tags) > 1 or exists (
+        select from unnest(add_schedule.tags) as tag where tag is null or length(tag) > 512 or tag ~ '^\s*$'
+    ) then
+        raise exception 'tags must be up to 32 texts of 1 to 512 characters, not only spaces'
+            using errcode = 'PQ001', hint = 'Leave them NULL for jobs without any.';
+    end if;
+    if jsonb_typeof(add_schedule.meta) <> 'object' or octet_length(add_schedule.meta::text) > 262144 then
+        raise exception 'meta must be a JSON object, up to 262144 bytes'
+            using errcode = 'PQ001', hint = 'Leave it NULL for jobs without.';
+    end if;
     insert into {schema}.schedules as schedule
-        (name, task, cron, every, timezone, args, queue, priority, max_attempts, missed, missed_limit, overlap)
+        (name, task, cron, every, timezone, args, queue, priority, max_attempts, missed, missed_limit, overlap, expires_in,
+        timeout, tags, meta)
     values (
         add_schedule.name, add_schedule.task, regexp_replace(btrim(lower(add_schedule.cron), E' \t'), '[ \t]+', ' ', 'g'),
         seconds, coalesce(add_schedule.timezone, 'UTC'), add_schedule.args, coalesce(add_schedule.queue, 'default'),
         coalesce(add_schedule.priority, 0), coalesce(add_schedule.max_attempts, 4),
         coalesce(add_schedule.missed, 'latest'), coalesce(add_schedule.missed_limit, 100),
-        coalesce(add_schedule.overlap, 'allow')
+        coalesce(add_schedule.overlap, 'allow'), expiry, add_schedule.timeout, add_schedule.tags, add_schedule.meta
     )
     on conflict (name) do update
     set task = excluded.task, cron = excluded.cron, every = excluded.every, timezone = excluded.timezone,
         args = excluded.args, queue = excluded.queue, priority = excluded.priority, max_attempts = excluded.max_attempts,
-        expires_in = null, timeout = null, retry = null, tags = null, meta = null, missed = excluded.missed,
+        expires_in = excluded.expires_in, timeout = excluded.timeout, retry = null, tags = excluded.tags,
+        meta = excluded.meta, missed = excluded.missed,
         missed_limit = excluded.missed_limit, overlap = excluded.overlap, changed_at = statement_timestamp(),
         problem = null, revision = default,
         since = case
