@@ -247,7 +247,8 @@ def test_a_row_security_policy_holds_through_the_views(
 # What each of the ready queries must find in the busy schema, as psql prints it.
 ANSWERS = {
     "schedules that need somebody": r"nightly \| unattended \|",
-    "what a schedule did of late, and how late": r"\(0 rows\)",
+    "schedule lag": r"nightly +\| unattended \| 00:05:0\S+ +\| +1 \| 00:00:03 \| 00:00:03",
+    "what a schedule did of late, and how late": r"^ +7 \| 2\S+ +\| completed \| 00:00:03 \| 00:00:01",
     "depth and age": r"default +\| +1 +\|",
     "stuck": r"^ +{running} \| shop.send +\| 02:00:0",
     "slowest tasks of the last hour": r"shop.charge +\| +5 \|",
@@ -274,6 +275,14 @@ def test_the_ready_queries_run_in_psql_as_they_are_printed(
         "update pgqueue.workers set heartbeat_at = now() - interval '50 s', expires_at = now() + interval '10 s'"
     )
     connection.execute("select pgqueue.add_schedule('nightly', 'shop.clean_up', '0 2 * * *')")
+    connection.execute("update pgqueue.schedules set next_tick = now() - interval '5 min'")
+    connection.execute(
+        "insert into pgqueue.finished_jobs (id, state, task, attempt, run_at, started_at, finished_at, meta)"
+        " select n, 'completed', 'shop.clean_up', 1, t, t + interval '3 s', t + interval '4 s',"
+        " jsonb_build_object('schedule', schedule, 'tick', t)"
+        " from (values (7000, 'nightly'), (7, 'shop.clean_up')) as one (n, schedule),"
+        " (select now() - interval '1 min') as at (t)"
+    )
     script = blocks(ROOT / "docs" / "sql.md", "sql")[-1]
     titles = [title.partition(":")[0].lower() for title in re.findall(r"^-- (.*)$", script, re.MULTILINE)]
     echoed = re.sub(r"^-- (.*)$", r"\\echo -- \1", script, flags=re.MULTILINE)
@@ -287,7 +296,7 @@ def test_the_ready_queries_run_in_psql_as_they_are_printed(
 
 
 @pytest.mark.skipif(PSQL is None, reason="no psql here")
-@pytest.mark.parametrize("view", ["queue_stats", "task_stats", "worker_stats", "failed_attempts", "health"])
+@pytest.mark.parametrize("view", VIEWS)
 def test_the_columns_of_a_view_are_those_of_the_page_in_their_order_with_type(pgqueue_database: str, view: str) -> None:
     """Who reads `SELECT *` by position would notice; who adds a column adds it at the end, and here."""
     page = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
