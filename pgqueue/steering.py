@@ -8,7 +8,7 @@ worker/orders.py.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -56,10 +56,16 @@ Heard = Callable[[list[db.Cancelled]], None]
 """Told of each batch as it is done, before anything is committed."""
 
 
-def cancel(sql: Statements, ids: list[int], why: str, heard: Heard | None = None) -> Steps[dict[int, bool]]:
+Told = Callable[[int, int], None]
+"""Told how many, of how many, before each batch, where there are several."""
+
+
+def cancel(
+    sql: Statements, ids: list[int], why: str, heard: Heard | None = None, told: Told | None = None
+) -> Steps[dict[int, bool]]:
     """Cancels jobs that nobody runs, and asks those that run to end; by id, whether it runs."""
     done: dict[int, bool] = {}
-    for start in range(0, len(ids), BATCH):
+    for start in _starts(ids, told):
         some = yield from db.cancel(sql, ids[start : start + BATCH], why)
         done |= {job.id: job.why is None for job in some}
         if heard is not None:
@@ -75,9 +81,9 @@ def cancel_some(
     return dict.fromkeys(ids, False) if dry_run else (yield from cancel(sql, ids, why, heard))
 
 
-def retry_now(sql: Statements, ids: list[int]) -> Steps[list[int]]:
+def retry_now(sql: Statements, ids: list[int], told: Told | None = None) -> Steps[list[int]]:
     """Makes jobs that wait for their time or their retry due now; the ids that were made so."""
-    return (yield from _in_batches(ids, lambda some: db.retry_now(sql, some)))
+    return (yield from _in_batches(ids, lambda some: db.retry_now(sql, some), told))
 
 
 def of_queued(
@@ -88,11 +94,19 @@ def of_queued(
     return ids if act is None else (yield from act(ids))
 
 
-def _in_batches(ids: list[int], act: Callable[[list[int]], Steps[set[int]]]) -> Steps[list[int]]:
+def _in_batches(ids: list[int], act: Callable[[list[int]], Steps[set[int]]], told: Told | None) -> Steps[list[int]]:
     done: set[int] = set()
-    for start in range(0, len(ids), BATCH):
+    for start in _starts(ids, told):
         done |= yield from act(ids[start : start + BATCH])
     return sorted(done)
+
+
+def _starts(ids: list[int], told: Told | None) -> Iterator[int]:
+    """Where each batch begins."""
+    for start in range(0, len(ids), BATCH):
+        if told is not None and len(ids) > BATCH:
+            told(start, len(ids))
+        yield start
 
 
 def filtered(which: LiveFilter, verb: str = "cancel") -> LiveFilter:
@@ -514,8 +528,8 @@ def changing(
     priority: int | None = None,
     run_at: datetime | None = None,
     delay: float | timedelta | None = None,
-) -> Callable[[list[int]], Steps[list[int]]]:
-    """Gives queued jobs another priority or another time; the ids that got it. Checked at once, before any step."""
+) -> Callable[..., Steps[list[int]]]:
+    """Gives queued jobs (ids, told) another priority or another time; the ids that got it. Checked before any step."""
     if priority is None and run_at is None and delay is None:
         raise InvalidOption("change() needs a priority, a run_at or a delay")
     if priority is not None:
@@ -526,7 +540,7 @@ def changing(
             raise InvalidOption("give either delay or run_at, not both")
     after = None if delay is None else seconds("delay", delay)
     some = partial(db.change, sql, priority=priority, run_at=run_at, delay=after)
-    return lambda ids: _in_batches(ids, some)
+    return lambda ids, told=None: _in_batches(ids, some, told)
 
 
 def _bool(steps: Steps[Any]) -> Steps[bool]:

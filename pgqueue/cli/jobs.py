@@ -29,6 +29,7 @@ from pgqueue.cli.common import (
     print_json,
     print_table,
 )
+from pgqueue.cli.progress import progress
 from pgqueue.cli.watch import watch_option
 from pgqueue.drivers import Steps
 from pgqueue.enqueue import NewJob, Options
@@ -257,7 +258,9 @@ def cancel(
         if not yes:
             click.confirm(f"cancel {len(found)} {'job' if len(found) == 1 else 'jobs'}?", abort=True, err=True)
         # Those that were counted: what has come since was not asked about.
-        _report(app.jobs.cancel(ids=found, why=why), "cancelled, or asked to end", as_json=as_json)
+        with progress("cancelling") as tell:
+            done = app.perform(steering.cancel(app.statements, found, steering.reason(why), told=tell))
+        _report(list(done), "cancelled, or asked to end", as_json=as_json)
         return
     done = app.perform(steering.cancel(app.statements, checked_ids(asked), steering.reason(why)))
     wrong = []
@@ -317,7 +320,7 @@ def change(
     when = moment_of("--run-at", run_at)
     app = app_of(ctx, "change", "wake", "find_live", "find_jobs")
     act = steering.changing(app.statements, priority=priority, run_at=when, delay=delay)
-    _act(app, act, "change", "changed", ids, which, dry_run=dry_run, as_json=as_json)
+    _act(app, act, "change", "changing", "changed", ids, which, dry_run=dry_run, as_json=as_json)
 
 
 @jobs.command()
@@ -340,13 +343,14 @@ def retry(ctx: click.Context, /, ids: tuple[int, ...], dry_run: bool, as_json: b
     """
     app = app_of(ctx, "retry_now", "wake", "find_live", "find_jobs")
     act = partial(steering.retry_now, app.statements)
-    _act(app, act, "retry_now", "due now", ids, which, dry_run=dry_run, as_json=as_json)
+    _act(app, act, "retry_now", "making due", "due now", ids, which, dry_run=dry_run, as_json=as_json)
 
 
 def _act(
     app: PgQueue,
-    act: Callable[[list[int]], Steps[list[int]]],
+    act: Callable[..., Steps[list[int]]],
     verb: str,
+    doing: str,
     what: str,
     ids: tuple[int, ...],
     which: dict[str, Any],
@@ -359,8 +363,10 @@ def _act(
     asked = list(dict.fromkeys(ids))
     if dry_run or chosen:
         found = steering.filtered_queued(cast("LiveFilter", chosen or {"ids": asked}), verb)
-        steps = steering.of_queued(app.statements, found, None if dry_run else act)
-        _report(app.perform(steps), f"would be {what}" if dry_run else what, as_json=as_json)
+        with progress(doing) as tell:
+            steps = steering.of_queued(app.statements, found, None if dry_run else partial(act, told=tell))
+            ended = app.perform(steps)
+        _report(ended, f"would be {what}" if dry_run else what, as_json=as_json)
         return
     done = app.perform(act(checked_ids(asked)))
     wrong = []

@@ -63,6 +63,10 @@ def list_(ctx: click.Context, /, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in found])
         return
+    print_schedules(found)
+
+
+def print_schedules(found: list[ScheduleStats]) -> None:
     columns = ("name", "task", "when", "status", "next", "in", "fired", "skipped", "last job")
     print_table(columns, map(_row, found), empty="no schedules")
     for one in found:

@@ -1,8 +1,9 @@
-"""pgqueue stats, pgqueue workers: what queues, tasks and workers are at, once; `pgqueue top` shows it all the time."""
+"""pgqueue stats, pgqueue workers: what queues, tasks, workers and schedules are at, once; `pgqueue top` shows most of
+it all the time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,20 +12,26 @@ import click
 from pgqueue import stats as asking
 from pgqueue.app import PgQueue
 from pgqueue.cli.common import app_of, database_options, end_of, json_option, lasting, print_json, print_table
+from pgqueue.cli.schedules import print_schedules
 from pgqueue.cli.watch import watch_option
 from pgqueue.stats import WorkerStats
 
-PARTS = ("queues", "tasks", "workers")
+PARTS: dict[str, Callable[[PgQueue], Sequence[Any]]] = {
+    "queues": lambda app: app.look(asking.queues(app.statements)),
+    "tasks": lambda app: app.look(asking.tasks(app.statements)),
+    "workers": lambda app: app.look(asking.workers(app.statements)),
+    "schedules": lambda app: app.schedules.list(),
+}
 
 
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(PARTS), metavar="[queues] [tasks] [workers]")
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)), metavar="[queues] [tasks] [workers] [schedules]")
 @json_option
 @database_options
 @watch_option
 @click.pass_context
 def stats(ctx: click.Context, /, parts: Sequence[str], as_json: bool) -> None:
-    """Show queues, tasks of the last hour, and workers in numbers; or only those that are named.
+    """Show queues, tasks of the last hour, workers and schedules in numbers; or only those that are named.
 
     queued: due now; scheduled: due later; oldest: for how long the oldest due job has been due; done/min, failed/min:
     jobs completed and attempts failed within the last minute. wait: from due to start; run: from start to end.
@@ -37,7 +44,7 @@ def stats(ctx: click.Context, /, parts: Sequence[str], as_json: bool) -> None:
     """
     chosen = [part for part in PARTS if part in parts] or list(PARTS)
     app = app_of(ctx, *(f"find_{part}" for part in chosen))
-    found = {part: app.look(getattr(asking, part)(app.statements)) for part in chosen}
+    found = {part: PARTS[part](app) for part in chosen}
     if as_json:
         print_json({part: [asdict(one) for one in rows] for part, rows in found.items()})
         return
@@ -119,4 +126,9 @@ def _print_workers(rows: list[WorkerStats]) -> None:
     print_table(columns, lines, empty="no workers", spare=("host", "oldest", "beat", "pid", "done/min", "queues"))
 
 
-_PRINT: dict[str, Any] = {"queues": _print_queues, "tasks": _print_tasks, "workers": _print_workers}
+_PRINT: dict[str, Any] = {
+    "queues": _print_queues,
+    "tasks": _print_tasks,
+    "workers": _print_workers,
+    "schedules": print_schedules,
+}

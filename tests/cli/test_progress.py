@@ -39,6 +39,55 @@ def test_many_dead_jobs_are_done_with_a_bar_that_is_gone_afterwards(
         assert terminal.screen().startswith(f"{graves} jobs")
 
 
+@pytest.fixture
+def waiting(fill: Fill, connection: Connection) -> int:
+    """So many scheduled jobs that they take several batches."""
+    text = (
+        "insert into pgqueue.jobs (task, run_at) select 'shop.send', now() + interval '1 h' from generate_series(1, %s)"
+    )
+    connection.execute(text.encode(), [2 * control.BATCH + 1])
+    return 2 * control.BATCH + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "doing", "done"),
+    [
+        (("cancel", "--yes"), "cancelling", "cancelled"),
+        (("change", "--priority", "5"), "changing", "changed"),
+        (("retry",), "making due", "due now"),
+    ],
+)
+def test_many_live_jobs_are_done_with_a_bar_that_is_gone_afterwards(
+    pgqueue_database: str, waiting: int, words: tuple[str, ...], doing: str, done: str
+) -> None:
+    with Terminal(pgqueue_database, "jobs", *words, "--task", "shop.send") as terminal:
+        assert terminal.ended(60) == 0
+        assert f"/{waiting}" in terminal.said
+        assert f"{doing} " in terminal.said.replace("\x1b[", " ")
+        assert "━" not in terminal.screen()
+        assert f"{waiting} jobs {done}" in terminal.screen()
+
+
+def test_what_is_done_in_one_step_shows_no_bar(pgqueue_database: str, fill: Fill) -> None:
+    fill("queued")
+    with Terminal(pgqueue_database, "jobs", "cancel", "--all", "--yes") as terminal:
+        assert terminal.ended(60) == 0
+        assert "━" not in terminal.said
+        assert "1 job cancelled" in terminal.screen()
+
+
+@pytest.mark.parametrize("way", [("migrate",), ("migrate", "base")], ids=["up", "down"])
+def test_a_migration_shows_a_bar_that_is_gone_afterwards(pgqueue_blank_database: str, way: tuple[str, ...]) -> None:
+    if "base" in way:
+        migrate.upgrade(pgqueue_blank_database)
+    with Terminal(pgqueue_blank_database, *way) as terminal:
+        assert terminal.ended(60) == 0
+        assert "migrating" in terminal.said
+        assert f"/{len(migrate.revisions())}" in terminal.said
+        assert "━" not in terminal.screen()
+        assert "migrated from " in terminal.screen().replace("\n", " ")
+
+
 def test_without_a_terminal_there_is_no_bar(on: Run, graves: int) -> None:
     assert len(json.loads(on("dead", "purge", "--all", "--json").stdout)["ids"]) == graves  # `on` sees standard error
 

@@ -16,9 +16,11 @@ from tests.helpers import worker_row
 def test_stats_are_what_the_views_say(on: Run, fill: Fill, connection: psycopg.Connection[Any]) -> None:
     for state in ("queued", "running", "completed", "dead", "blocked"):
         fill(state, "shop.send")
+    connection.execute("select pgqueue.add_schedule('nightly', 'shop.send', '0 2 * * *', timezone => 'Europe/Paris')")
     found = json.loads(on("stats", "--json").stdout)
-    assert set(found) == {"queues", "tasks", "workers"}
-    for part, view in (("queues", "queue_stats"), ("tasks", "task_stats"), ("workers", "worker_stats")):
+    assert set(found) == {"queues", "tasks", "workers", "schedules"}
+    for part in found:
+        view = f"{part.removesuffix('s')}_stats"
         cursor = connection.execute(f"select * from pgqueue.{view}")
         assert cursor.description is not None
         assert {name for row in found[part] for name in row} == {column.name for column in cursor.description}
@@ -28,12 +30,16 @@ def test_stats_are_what_the_views_say(on: Run, fill: Fill, connection: psycopg.C
     assert 0 < queue["oldest_age"] < 3600
     (task,) = found["tasks"]
     assert (task["task"], task["count"], task["failures"]) == ("shop.send", 2, 1)
+    (schedule,) = found["schedules"]
+    assert (schedule["name"], schedule["cron"], schedule["status"]) == ("nightly", "0 2 * * *", "active")
+    assert "0 2 * * * Europe/Paris" in on("stats").stdout.split("worker ")[1]
 
 
 def test_a_part_alone_is_asked_for_alone(on: Run, fill: Fill) -> None:
     fill()
     assert set(json.loads(on("stats", "workers", "queues", "--json").stdout)) == {"queues", "workers"}
     assert on("stats", "tasks").stdout == "no attempt ended within the last hour\n"
+    assert on("stats", "schedules").stdout == "no schedules\n"
     assert "'nonsense' is not one of" in on("stats", "nonsense", code=2).stderr
 
 

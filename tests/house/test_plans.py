@@ -362,3 +362,46 @@ def test_the_indexes_above_are_those_that_the_headers_name() -> None:
             said = set(re.findall(r"jobs_\w+", words))
             assert said <= WORKERS[verb][1], verb
             assert WORKERS[verb][1] - said <= {"jobs_pkey"}, verb  # by which a row that was found is written
+
+
+def test_the_figures_of_queues_walk_jobs_once_and_find_the_last_minute_by_an_index(
+    pgqueue_database: str,
+) -> None:
+    """Exact counts take one look at each live and each dead job. What failed or was completed within the last minute is
+    found among all that has ended without walking it, and so are the jobs of it."""
+    with psycopg.connect(pgqueue_database, autocommit=True) as connection:
+        connection.execute(
+            "insert into pgqueue.jobs (task, queue, run_at) select 't', 'q' || i % 3, now() + (i % 4) * interval '1 h'"
+            " from generate_series(1, 20000) as i"
+        )
+        connection.execute(
+            "insert into pgqueue.job_errors (job_id, fence, attempt, at, error)"
+            " select i, 1, 1, now() - i * interval '10 s', 'x' from generate_series(1, 5000) as i"
+        )
+        connection.execute(
+            "insert into pgqueue.dead_jobs (id, task, died_at, reason, errors)"
+            " select 50000 + i, 't', now() - i * interval '10 s', 'attempts', '[]' from generate_series(1, 5000) as i"
+        )
+        # In the order in which jobs end, since the day began.
+        day = "date_trunc('day', now() at time zone 'utc') at time zone 'utc'"
+        connection.execute(
+            "insert into pgqueue.finished_jobs (id, state, task, finished_at)"
+            f" select 100000 + i, 'completed', 't', {day} + i * (now() - {day}) / 100000"
+            " from generate_series(0, 99999) as i".encode()
+        )
+        ((today, old),) = connection.execute(
+            f"select to_char({day} at time zone 'utc', 'YYYYMMDD'), now() - {day} > interval '10 min'".encode()
+        ).fetchall()
+        connection.execute("analyze")
+        (row,) = connection.execute("explain (format json) select * from pgqueue.queue_stats").fetchall()
+    scans = [node for node in _nodes(row[0][0]["Plan"]) if "Relation Name" in node or "Index Name" in node]
+
+    def walked(table: str) -> list[str]:
+        return [one["Alias"] for one in scans if one.get("Relation Name") == table and one["Node Type"] == "Seq Scan"]
+
+    assert len(walked("jobs")) == 1
+    assert len(walked("dead_jobs")) == 1
+    indexes = {one["Index Name"] for one in scans if "Index Name" in one}
+    assert {"jobs_pkey", "dead_jobs_died_at"} <= indexes
+    if old:  # else all of the day is of the last minutes
+        assert not walked(f"finished_jobs_{today}")
