@@ -17,6 +17,7 @@ link.py        a worker's connection, which comes back; counts.py: what it count
 maintenance/   chores any worker may do, safe to do twice: rescue, ticks, expire, prune
 monitor.py     the operator's eyes; doctor.py: what is wrong with the database; rights.py: what a role lacks
 control.py     the operator's hands on dead jobs: redrive, purge; steering.py on live ones: pause, cancel, change
+waiting.py     a job's result, waited for
 stats.py       what queues, tasks and workers are at, in numbers
 environment.py the PGQUEUE_ variables, read strictly
 retention.py   how long ended jobs are kept, by the task and by default
@@ -42,11 +43,13 @@ from pgqueue.errors import (
     InvalidArguments,
     InvalidOption,
     InvalidTask,
+    JobFailed,
     JobNotFound,
     LifespanFailed,
     MissingRight,
     OperationError,
     PgQueueError,
+    ResultGone,
     RetryLater,
     ScheduleNotFound,
     ScheduleTaken,
@@ -57,6 +60,7 @@ from pgqueue.errors import (
     TransactionRefused,
     UniqueKeyTaken,
     UnusableConnection,
+    WaitTimeout,
     WorkerError,
 )
 from pgqueue.job import DeadReason, Job, LogLine, Progress, State
@@ -84,6 +88,7 @@ __all__ = [
     "InvalidOption",
     "InvalidTask",
     "Job",
+    "JobFailed",
     "JobNotFound",
     "LifespanFailed",
     "LogLine",
@@ -93,6 +98,7 @@ __all__ = [
     "PgQueue",
     "PgQueueError",
     "Progress",
+    "ResultGone",
     "RetryLater",
     "RetryPolicy",
     "Schedule",
@@ -108,5 +114,6 @@ __all__ = [
     "TransactionRefused",
     "UniqueKeyTaken",
     "UnusableConnection",
+    "WaitTimeout",
     "WorkerError",
 ]

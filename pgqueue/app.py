@@ -35,7 +35,7 @@ from pgqueue.enqueue import NewJob
 from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler, redriven
 from pgqueue.hooks import Hook
-from pgqueue.job import Job, LogLine, Progress
+from pgqueue.job import Job, LogLine, Progress, at_home
 from pgqueue.link import ENCODING
 from pgqueue.maintenance.chores import chores
 from pgqueue.middleware import Middleware, unfit
@@ -59,6 +59,7 @@ from pgqueue.sql import Statements, source, statements
 from pgqueue.steering import Queues, Steered, Tasks, act, say_jobs, seen
 from pgqueue.task import RunIn, Task, make
 from pgqueue.unique import OnConflict, Until
+from pgqueue.waiting import Waiting
 from pgqueue.worker.heartbeat import Heart
 from pgqueue.worker.lifespan import Held, Lifespan, Lifespans
 from pgqueue.worker.loop import Loop, Suspects
@@ -158,6 +159,7 @@ class PgQueue:
         hard_timeout: float | timedelta | None = None,
         run_in: RunIn = "auto",
         keep_log: bool = False,
+        keep_result: bool = True,
         expires_in: float | timedelta | None = None,
         keep: int | None = None,
         keep_for: float | timedelta | None = None,
@@ -187,8 +189,8 @@ class PgQueue:
         seconds or None for no further attempt. timeout: seconds an attempt may run, then it is told to end; no limit.
         hard_timeout: seconds after which it is killed in a process, and called stuck elsewhere. run_in: auto (an async
         def on the loop, a def in a thread), loop, thread, or process: one of its own. keep_log: what its jobs say by
-        `ctx.log` is kept with them, see `app.jobs.log`. keep, keep_for, keep_dead,
-        keep_dead_for: how many of its finished and dead jobs stay, and how many seconds; as its app says.
+        `ctx.log` is kept with them, see `app.jobs.log`. keep_result: whether what it returns is stored. keep, keep_for,
+        keep_dead, keep_dead_for: how many of its finished and dead jobs stay, and how many seconds; as its app says.
         middleware: generator functions around each of its attempts, inside the app's; see `middleware`.
         cron="0 2 * * *" in a timezone, or every=60: enqueued by itself at these times; several, and arguments:
         schedules=[Schedule(...)]. The other options are the defaults of its jobs, see `Options`. Raises InvalidTask,
@@ -298,12 +300,12 @@ class PgQueue:
 
     def enqueue_alone(self, new: NewJob) -> Job:
         """`task.delay`: a short transaction of its own."""
-        return self.perform(enqueue.enqueue_steps(self.statements, new))
+        return self.perform(enqueue.enqueue_steps(self.statements, new, self.jobs))
 
     async def enqueue_alone_async(self, new: NewJob) -> Job:
         """`task.delay_async`: the same on the running event loop."""
         async with self.async_engine.begin() as connection:
-            return await perform_async(connection, enqueue.enqueue_steps(self.statements, new))
+            return await perform_async(connection, enqueue.enqueue_steps(self.statements, new, self.jobs))
 
     def move(self, database: str | None, schema: str | None) -> None:
         """Works elsewhere from now on, where given: what a worker's command line says holds in its jobs too."""
@@ -362,7 +364,9 @@ class PgQueue:
         return self._async_engines[loop]
 
     def close(self) -> None:
-        """Closes the connections that `delay`, `jobs` and `dead` opened. A later call opens new ones."""
+        """Closes the connections that `delay`, `jobs` and `dead` opened. A later call opens new ones. Who waits for a
+        job goes on, and that connection is closed after the last of them."""
+        self.jobs.waiting.close()
         if self._engine is not None and self._engine[0] == os.getpid():
             self._engine[1].dispose()
         self._engine = None
@@ -478,11 +482,12 @@ def check(heart: Heart) -> None:
 
 
 class Jobs(Steered):
-    """`app.jobs`: look at jobs; cancel them, change them, run them sooner."""
+    """`app.jobs`: look at jobs, wait for them; cancel them, change them, run them sooner."""
 
     def __init__(self, app: PgQueue) -> None:
         super().__init__(app)
         self._app = app
+        self.waiting = Waiting(lambda: app.statements, lambda: app.conninfo)
 
     @overload
     def get(self, job_id: int, *, connection: SyncConnection | None = None) -> Job: ...
@@ -491,11 +496,23 @@ class Jobs(Steered):
     def get(self, job_id: int, *, connection: SyncConnection | AsyncConnection | None = None) -> Any:
         """The job, in whatever state. Raises JobNotFound."""
         if connection is not None:
-            return perform_either(connection, monitor.one(self._app.statements, job_id))
+            return perform_either(connection, _one_to_wait_for(self._app, job_id))
         found = _find(self._app, ids=[job_id])
         if not found:
             raise JobNotFound(f"there is no job {job_id}")
         return found[0]
+
+    def wait(self, job_id: int, timeout: float | timedelta | None = None) -> Any:
+        """What the job's task returned, as JSON keeps it, once it has; of a result that was dropped the marker.
+
+        timeout: seconds, or a timedelta; None waits for ever. Raises JobFailed when the job is dead, cancelled or
+        expired, WaitTimeout, ResultGone when nothing of it is kept, JobNotFound. A job that waits keeps its slot.
+        """
+        return self.waiting.wait(job_id, timeout)
+
+    async def wait_async(self, job_id: int, timeout: float | timedelta | None = None) -> Any:  # noqa: ASYNC109
+        """`wait` for the running event loop."""
+        return await self.waiting.wait_async(job_id, timeout)
 
     @overload
     def why(self, job_id: int, *, connection: SyncConnection | None = None) -> list[monitor.Cause]: ...
@@ -555,7 +572,7 @@ class Jobs(Steered):
         """Jobs in any state, newest first; up to `limit` (1 to 1,000), with ids below `before`."""
         which: dict[str, Any] = {"state": state, "task": task, "queue": queue, "before": before, "limit": limit}
         if connection is not None:
-            return perform_either(connection, monitor.find(self._app.statements, **which))
+            return perform_either(connection, _to_wait_for(self._app, **which))
         return _find(self._app, **which)
 
 
@@ -685,16 +702,25 @@ class Dead:
         """Dead jobs, newest first, with reason and every attempt's error."""
         which: dict[str, Any] = {"state": "dead", "task": task, "queue": queue, "before": before, "limit": limit}
         if connection is not None:
-            return perform_either(connection, monitor.find(self._app.statements, **which))
+            return perform_either(connection, _to_wait_for(self._app, **which))
         return _find(self._app, **which)
+
+
+def _one_to_wait_for(app: PgQueue, job_id: int) -> Steps[Job]:
+    return at_home((yield from monitor.one(app.statements, job_id)), app.jobs)
+
+
+def _to_wait_for(app: PgQueue, **which: Any) -> Steps[list[Job]]:
+    return [at_home(job, app.jobs) for job in (yield from monitor.find(app.statements, **which))]
 
 
 def _find(app: PgQueue, **which: Any) -> list[Job]:
     """The jobs; each by itself when one of them holds JSON of which the server cannot make text: it hides no other."""
     try:
-        return app.look(monitor.find(app.statements, **which))
+        found = app.look(monitor.find(app.statements, **which))
     except psycopg.errors.ProgramLimitExceeded:
-        return [_alone(app, job) for job in app.look(monitor.find(app.statements, **which, bare=True))]
+        found = [_alone(app, job) for job in app.look(monitor.find(app.statements, **which, bare=True))]
+    return [at_home(job, app.jobs) for job in found]
 
 
 def _alone(app: PgQueue, job: Job) -> Job:

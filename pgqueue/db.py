@@ -372,7 +372,9 @@ def cancel_asked(
     """Cancels those of these jobs that were asked to end while this worker ran them. again: an earlier
     call's answer may have been lost; what it did is told, too."""
     params = {"worker_id": worker_id, "ids": ids, "fences": fences, "again": again, "now": now}
-    return [Cancelled(*row) for row in (yield Call(sql["cancel_asked"], params))]
+    rows = yield Call(sql["cancel_asked"], params)
+    yield from answer(sql, [row[0] for row in rows])
+    return [Cancelled(*row) for row in rows]
 
 
 def cancel_running(
@@ -479,6 +481,7 @@ def rescue(
     queues = sorted({job.queue for job in rescued if not job.dead})
     if queues:
         yield from wake(sql, queues)
+    yield from answer(sql, [row[0] for row in ended] + [job.id for job in rescued if job.dead])
     return rescued + [Rescued(*row) for row in ended]
 
 
@@ -502,6 +505,7 @@ def cancel(sql: Statements, ids: Sequence[int], why: str, now: Now = None) -> St
     workers = sorted({row[6] for row in rows if row[6] is not None})
     if workers:
         yield from tell(sql, workers)
+    yield from answer(sql, [row[0] for row in rows if row[6] is None])
     return [Cancelled(*row[:6]) for row in rows]
 
 
@@ -523,7 +527,9 @@ def change(
 
 def expire(sql: Statements, limit: int, now: Now = None) -> Steps[Rows]:
     """Moves up to `limit` jobs that were not started in time: their (id, task, queue)."""
-    return (yield Call(sql["expire"], {"limit": limit, "now": now}))
+    rows = yield Call(sql["expire"], {"limit": limit, "now": now})
+    yield from answer(sql, [row[0] for row in rows])
+    return rows
 
 
 def retry_now(sql: Statements, ids: list[int], now: Now = None) -> Steps[set[int]]:
@@ -605,6 +611,11 @@ def prune_periods(sql: Statements, limit: int, now: Now = None) -> Steps[int]:
 def prune_dead(sql: Statements, tasks: list[str], limit: int, now: Now = None) -> Steps[set[int]]:
     """Removes up to `limit` dead jobs that are kept no longer."""
     return _ids((yield Call(sql["prune_dead"], {"tasks": tasks, "limit": limit, "now": now})))
+
+
+def prune_waiters(sql: Statements) -> Steps[int]:
+    """How many rows were removed of processes that waited for a job and are gone."""
+    return len((yield Call(sql["prune_waiters"])))
 
 
 def prune_progress(sql: Statements, limit: int, now: Now = None) -> Steps[set[int]]:
@@ -800,10 +811,10 @@ def leave(sql: Statements, ids: list[UUID]) -> Steps[None]:
 
 
 class Order(NamedTuple):
-    """What a worker is to obey. kind: queue or task, paused; or cancel. name: of the queue or the task; or why the job
-    is to end. seconds: until it resumes by itself; None: it does not."""
+    """What a worker is to obey. kind: queue or task, paused; cancel; or wait: somebody waits for a job's end. name: of
+    the queue or the task; or why the job is to end. seconds: until it resumes by itself; None: it does not."""
 
-    kind: Literal["queue", "task", "cancel"]
+    kind: Literal["queue", "task", "cancel", "wait"]
     name: str
     id: int | None
     fence: int | None
@@ -817,8 +828,56 @@ def tell(sql: Statements, workers: Sequence[UUID] | None = None) -> Steps[int]:
 
 
 def orders(sql: Statements, worker_id: UUID) -> Steps[list[Order]]:
-    """What is paused, and which of this worker's jobs are to end."""
+    """What is paused, which of this worker's jobs are to end, and whether anybody waits for a job."""
     return [Order(*row) for row in (yield Call(sql["orders"], {"worker_id": worker_id}))]
+
+
+def answer(sql: Statements, ids: Sequence[int]) -> Steps[int]:
+    """Has those look at once who wait for one of these jobs, which have ended; how many there were."""
+    if not ids:
+        return 0
+    rows = yield Call(sql["answer"], {"ids": list(ids)})
+    return rows[0][0]  # type: ignore[no-any-return]
+
+
+# -- who waits for a job ----------------------------------------------------------------------------------------------
+
+
+class Outcome(NamedTuple):
+    """What has become of a job that is not live. state: None: it is nowhere. oldest: the number of the oldest
+    transaction that has not ended; last_id: the highest that a job has had."""
+
+    id: int
+    state: str | None
+    result: str | None
+    reason: str | None
+    error: str | None
+    oldest: int
+    last_id: int
+
+
+def wait(sql: Statements, waiter: UUID, ids: Sequence[int], seconds: float) -> Steps[bool]:
+    """From now on, and for so many seconds, whoever ends one of these jobs has this process look. Whether workers have
+    to be told that somebody waits, since nobody else does."""
+    rows = yield Call(sql["wait"], {"waiter": waiter, "ids": list(ids), "seconds": seconds})
+    return rows[0][0]  # type: ignore[no-any-return]
+
+
+def outcomes(sql: Statements, ids: Sequence[int], *, bare: bool = False) -> Steps[dict[int, Outcome]]:
+    """What has become of those of these jobs that are live no more, by id. bare: without their results.
+    ProgramLimitExceeded without it: one is more than the server can hold as text."""
+    rows = yield Call(sql["outcomes"], {"ids": list(ids), "bare": bare})
+    return {row[0]: Outcome(*row) for row in rows}
+
+
+def horizon(sql: Statements) -> Steps[int]:
+    """The number of a transaction that begins now."""
+    return (yield Call(sql["horizon"]))[0][0]  # type: ignore[no-any-return]
+
+
+def desist(sql: Statements, waiter: UUID, ids: Sequence[int] | None = None) -> Steps[None]:
+    """This process waits for these jobs no more; None: for none."""
+    yield Call(sql["desist"], {"waiter": waiter, "ids": None if ids is None else list(ids)})
 
 
 # -- queues and tasks that are paused ---------------------------------------------------------------------------------

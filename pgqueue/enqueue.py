@@ -16,7 +16,7 @@ from pgqueue import db, keyed
 from pgqueue.arguments import to_json
 from pgqueue.drivers import NO_TRANSACTION, AsyncConnection, Call, Steps, SyncConnection, perform_either, sqlstate
 from pgqueue.errors import InvalidOption, seconds, whole
-from pgqueue.job import Job, State
+from pgqueue.job import Job, State, Waits, at_home
 from pgqueue.retry import RetryPolicy
 from pgqueue.settings import BULK_CHARS, BULK_CHUNK, DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES, NAME
 from pgqueue.sql import Statements
@@ -164,12 +164,15 @@ class NewJob:
 
 
 @overload
-def enqueue(sql: Statements, connection: SyncConnection, new: NewJob) -> Job: ...
+def enqueue(sql: Statements, connection: SyncConnection, new: NewJob, home: Waits) -> Job: ...
 @overload
-def enqueue(sql: Statements, connection: AsyncConnection, new: NewJob) -> Awaitable[Job]: ...
-def enqueue(sql: Statements, connection: SyncConnection | AsyncConnection, new: NewJob) -> Job | Awaitable[Job]:
-    """Inserts one job through the caller's connection. Raises EnqueueError, or the driver's own error."""
-    return perform_either(connection, enqueue_steps(sql, new))
+def enqueue(sql: Statements, connection: AsyncConnection, new: NewJob, home: Waits) -> Awaitable[Job]: ...
+def enqueue(
+    sql: Statements, connection: SyncConnection | AsyncConnection, new: NewJob, home: Waits
+) -> Job | Awaitable[Job]:
+    """Inserts one job through the caller's connection. home: who can wait for it. Raises EnqueueError, or the driver's
+    own error."""
+    return perform_either(connection, enqueue_steps(sql, new, home))
 
 
 @overload
@@ -183,8 +186,12 @@ def enqueue_many(
     return perform_either(connection, enqueue_many_steps(sql, new))
 
 
-def enqueue_steps(sql: Statements, new: NewJob) -> Steps[Job]:
+def enqueue_steps(sql: Statements, new: NewJob, home: Waits) -> Steps[Job]:
     """The steps of `enqueue`."""
+    return at_home((yield from _enqueue(sql, new)), home)
+
+
+def _enqueue(sql: Statements, new: NewJob) -> Steps[Job]:
     options = new.options
     by, columns = new.by_key, new.columns()
     if by is None:

@@ -18,6 +18,9 @@
     │   └── BadRow (ValueError)              a stored job that cannot be read
     ├── OperationError                       what an operator asked for cannot be done
     │   ├── JobNotFound (LookupError)        no such job
+    │   ├── JobFailed                        a job that was waited for is dead, cancelled or expired
+    │   ├── WaitTimeout (TimeoutError)       it had not ended in time
+    │   ├── ResultGone (LookupError)         it has ended, and nothing of it is kept
     │   ├── ScheduleNotFound (LookupError)   no such schedule
     │   ├── ScheduleTaken (ValueError)       the name is that of a schedule which code declares
     │   └── UniqueKeyTaken (ValueError)      a job holds the unique key
@@ -109,6 +112,28 @@ class OperationError(PgQueueError):
 
 class JobNotFound(OperationError, LookupError):
     """There is no such job."""
+
+
+class JobFailed(OperationError):
+    """A job that was waited for has ended, and not well. state: dead, cancelled or expired; reason: why it is dead, see
+    DeadReason; error: its last error, or why it was cancelled, as it is stored."""
+
+    def __init__(
+        self, message: str, *, job_id: int = 0, state: str = "", reason: str | None = None, error: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.state = state
+        self.reason = reason
+        self.error = error
+
+
+class WaitTimeout(OperationError, TimeoutError):
+    """A job that was waited for had not ended in time; it goes on."""
+
+
+class ResultGone(OperationError, LookupError):
+    """A job that was waited for is nowhere any more: it has ended and was not kept, or its enqueue was rolled back."""
 
 
 class ScheduleNotFound(OperationError, LookupError):

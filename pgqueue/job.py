@@ -7,10 +7,12 @@ A job is live (`jobs`: queued, running, blocked) until it ends (`finished_jobs`:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
+
+from pgqueue.errors import OperationError
 
 
 class State(StrEnum):
@@ -75,8 +77,23 @@ class LogLine:
     message: str = field(repr=False)
 
 
+class Waits(Protocol):
+    """What can wait for a job: `app.jobs`."""
+
+    def wait(self, job_id: int, timeout: float | timedelta | None = None) -> Any: ...
+
+    async def wait_async(self, job_id: int, timeout: float | timedelta | None = None) -> Any: ...  # noqa: ASYNC109
+
+
+class _AtHome:
+    """What a Job has beside its fields, so that repr, ==, pickle and asdict pass it by: who can wait for it."""
+
+    __slots__ = ("_home",)
+    _home: Waits
+
+
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(_AtHome):
     """A job as its enqueuer and its operators see it.
 
     After an enqueue only what the enqueue knows is set: `existing` is true when a live job already held the unique
@@ -106,3 +123,24 @@ class Job:
     errors: list[dict[str, Any]] = field(default_factory=list, repr=False)
     reason: str | None = None
     existing: bool = False
+
+    def wait(self, timeout: float | timedelta | None = None) -> Any:
+        """What its task returned, once it has: see `app.jobs.wait`."""
+        return self._waits.wait(self.id, timeout)
+
+    async def wait_async(self, timeout: float | timedelta | None = None) -> Any:  # noqa: ASYNC109
+        """`wait` for the running event loop."""
+        return await self._waits.wait_async(self.id, timeout)
+
+    @property
+    def _waits(self) -> Waits:
+        home: Waits | None = getattr(self, "_home", None)
+        if home is None:  # it was pickled, or made by hand
+            raise OperationError(f"this Job knows no app to wait with: app.jobs.wait({self.id})")
+        return home
+
+
+def at_home(job: Job, home: Waits) -> Job:
+    """The job, which can be waited for from now on."""
+    object.__setattr__(job, "_home", home)
+    return job

@@ -50,7 +50,7 @@ def find(
 def _read_jobs(steps: Steps[Rows], *, bare: bool) -> Steps[list[Job]]:
     rows = yield from steps
     if bare:
-        return [replace(_job(row), args=_TOO_LARGE, meta=_TOO_LARGE, result=_TOO_LARGE) for row in rows]
+        return [replace(_job(row), args=TOO_LARGE, meta=TOO_LARGE, result=TOO_LARGE) for row in rows]
     return [_job(row) for row in rows]
 
 
@@ -210,11 +210,11 @@ def check_schema(sql: Statements, head: str) -> Steps[None]:
         )
 
 
-_TOO_LARGE = {"$pgqueue": "unreadable", "why": "larger than the server can hold as text"}
+TOO_LARGE = {"$pgqueue": "unreadable", "why": "larger than the server can hold as text"}
 
 
 def _job(row: tuple[Any, ...]) -> Job:
-    errors = _read(row[20])
+    errors = read(row[20])
     return Job(
         id=row[0],
         task=row[1],
@@ -232,16 +232,16 @@ def _job(row: tuple[Any, ...]) -> Job:
         unique_key=row[13],
         concurrency_key=row[14],
         tags=tuple(row[15] or ()),
-        meta=_read(row[16]),
-        args=_read(row[17]),
-        result=_read(row[18]),
+        meta=read(row[16]),
+        args=read(row[17]),
+        result=read(row[18]),
         error=row[19],
         errors=[one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else [],
         reason=row[21],
     )
 
 
-def _read(text: str | None) -> Any:
+def read(text: str | None) -> Any:
     """Stored JSON; a marker in its place when Python cannot read it, so that the job is seen all the same."""
     if text is None:
         return None

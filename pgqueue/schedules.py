@@ -16,7 +16,7 @@ from pgqueue import db, schedule, ticks
 from pgqueue.drivers import AsyncConnection, Steps, SyncConnection, perform_either
 from pgqueue.enqueue import NewJob, Options, name
 from pgqueue.errors import InvalidOption, ScheduleNotFound, ScheduleTaken, whole
-from pgqueue.job import Job
+from pgqueue.job import Job, Waits, at_home
 from pgqueue.schedule import Missed, Overlap, Schedule
 from pgqueue.sql import Statements
 from pgqueue.task import CallOptions, Task
@@ -89,6 +89,9 @@ class Home(Protocol):
 
     @property
     def statements(self) -> Statements: ...
+
+    @property
+    def jobs(self) -> Waits: ...
 
     def perform(self, steps: Steps[T]) -> T: ...
 
@@ -163,7 +166,7 @@ class Schedules:
     def run_now(self, name: str, *, connection: AsyncConnection) -> Awaitable[Job]: ...
     def run_now(self, name: str, *, connection: Connection = None) -> Job | Awaitable[Job]:
         """Enqueues a job of it, due now, also while it is paused; its ticks stay as they are. ScheduleNotFound."""
-        return self._perform(connection, _running(self._app.statements, _name(name)))
+        return self._perform(connection, _running(self._app.statements, _name(name), self._app.jobs))
 
     def _perform(self, connection: Connection, steps: Steps[T]) -> T | Awaitable[T]:
         return self._app.perform(steps) if connection is None else perform_either(connection, steps)
@@ -259,12 +262,12 @@ def _all_there(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         raise ScheduleNotFound(f"there is no schedule {', '.join(missing)}")
 
 
-def _running(sql: Statements, name: str) -> Steps[Job]:
+def _running(sql: Statements, name: str, home: Waits) -> Steps[Job]:
     row = yield from db.run_now(sql, name)
     if row is None:
         raise ScheduleNotFound(f"there is no schedule {name}")
     id_, task, queue, priority, run_at, max_attempts, created_at, tags, meta = row
-    return Job(
+    job = Job(
         id=id_,
         task=task,
         queue=queue,
@@ -275,6 +278,7 @@ def _running(sql: Statements, name: str) -> Steps[Job]:
         tags=tuple(tags or ()),
         meta=json.loads(meta),
     )
+    return at_home(job, home)
 
 
 def _name(value: object) -> str:

@@ -13,6 +13,7 @@
     progress        how far running jobs are, of those that say so
     job_logs        what jobs say in their logs, of tasks that keep it; insert-only
     unique_periods  keys that are held for a period, whatever becomes of their job
+    waiters         who waits for which job's end; a hint only, so UNLOGGED
 
 No foreign keys and no columns that grow on `jobs`: it is the hot table. Text with a named CHECK instead of enums, so
 that a state can be added without rewriting a type. Functions and views are in sql/function and sql/view.
@@ -57,6 +58,10 @@ STORAGE: dict[str, dict[str, str]] = {
     },
     "sleepers": {
         "fillfactor": "50",
+        "autovacuum_vacuum_scale_factor": "0",
+        "autovacuum_vacuum_threshold": "200",
+    },
+    "waiters": {
         "autovacuum_vacuum_scale_factor": "0",
         "autovacuum_vacuum_threshold": "200",
     },
@@ -221,6 +226,16 @@ def metadata(schema: str) -> MetaData:
         Column("queue", Text, primary_key=True, comment="'*': all"),
         Column("until", DateTime(timezone=True), nullable=False, comment="asleep until then, unless woken"),
         Index("sleepers_asleep", "queue", "until"),
+        prefixes=["UNLOGGED"],
+    )
+
+    Table(
+        "waiters",
+        meta,
+        Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("waiter", UUID, primary_key=True, comment="a process, which listens on a channel of that name"),
+        Column("until", DateTime(timezone=True), nullable=False, comment="waits until then, unless it says so again"),
+        Index("waiters_until", "until"),
         prefixes=["UNLOGGED"],
     )
 

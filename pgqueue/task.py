@@ -19,7 +19,7 @@ from pgqueue.enqueue import NewJob, Options
 from pgqueue.errors import EnqueueError, InvalidArguments, InvalidOption, InvalidTask, seconds
 from pgqueue.hooks import Hook
 from pgqueue.hooks import apply as hooked
-from pgqueue.job import Job
+from pgqueue.job import Job, Waits
 from pgqueue.middleware import UNNAMED, Middleware, body_of, unfit
 from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
@@ -33,7 +33,7 @@ R = TypeVar("R")
 RunIn = Literal["auto", "loop", "thread", "process"]
 """Where a task's jobs run: an `async def` on the worker's loop, a `def` in a thread; or in a process of their own."""
 
-_AT_RUN_TIME = ("hard_timeout", "run_in", "keep_log")
+_AT_RUN_TIME = ("hard_timeout", "run_in", "keep_log", "keep_result")
 _OPTION_NAMES = frozenset(field.name for field in fields(Options))
 _SCHEDULE = frozenset({"cron", "every", "timezone", "schedules"})
 
@@ -69,6 +69,9 @@ class Home(Protocol):
     hooks: list[Hook]
 
     @property
+    def jobs(self) -> Waits: ...
+
+    @property
     def statements(self) -> Statements: ...
 
     def enqueue_alone(self, new: NewJob) -> Job: ...
@@ -98,6 +101,7 @@ class Task(Generic[P, R]):
         hard_timeout: float | None = None,
         run_in: RunIn = "auto",
         keep_log: bool = False,
+        keep_result: bool = True,
     ) -> None:
         self.name = name
         self.function = function
@@ -106,6 +110,7 @@ class Task(Generic[P, R]):
         self.hard_timeout = hard_timeout
         self.run_in = run_in
         self.keep_log = keep_log
+        self.keep_result = keep_result
         self.retention = retention
         self.schedules = schedules
         self.middleware = middleware
@@ -159,7 +164,8 @@ class Task(Generic[P, R]):
         An async connection gives an awaitable, and type checkers report it when nobody awaits it. Raises EnqueueError
         before any SQL when the call, an option or the connection cannot work; the transaction stays usable.
         """
-        return enqueueing.enqueue(self._home.statements, connection, self._hooked(self.job(*args, **kwargs)))
+        new = self._hooked(self.job(*args, **kwargs))
+        return enqueueing.enqueue(self._home.statements, connection, new, self._home.jobs)
 
     @overload
     def enqueue_many(
@@ -255,6 +261,7 @@ def make(
     hard_timeout: object = None,
     run_in: object = "auto",
     keep_log: object = False,
+    keep_result: object = True,
     keep: Any = None,
     keep_for: Any = None,
     keep_dead: Any = None,
@@ -311,6 +318,9 @@ def make(
         if made.timeout is not None and made.hard_timeout < made.timeout:
             raise InvalidOption(f"hard_timeout must not be shorter than timeout, {made.timeout:g} s")
     made.run_in = _place(run_in, made)
+    if not isinstance(keep_result, bool):
+        raise InvalidOption(f"keep_result must be True or False, not {type(keep_result).__name__}")
+    made.keep_result = keep_result
     check_known(checked.unique, made.signature.names, made.name)
     return made
 

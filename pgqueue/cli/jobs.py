@@ -1,4 +1,4 @@
-"""pgqueue enqueue, pgqueue jobs: put a job in, look at jobs; cancel them, change them, run them sooner."""
+"""pgqueue enqueue, pgqueue jobs: put a job in, look at jobs, wait; cancel them, change them, run them sooner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from pgqueue import PgQueue, steering
+from pgqueue import PgQueue, monitor, steering
 from pgqueue import enqueue as enqueueing
 from pgqueue.arguments import to_json
 from pgqueue.cli.common import (
@@ -33,7 +33,7 @@ from pgqueue.cli.progress import progress
 from pgqueue.cli.watch import watch_option
 from pgqueue.drivers import Steps
 from pgqueue.enqueue import NewJob, Options
-from pgqueue.errors import JobNotFound, OperationError, checked_ids
+from pgqueue.errors import JobNotFound, OperationError, checked_ids, seconds
 from pgqueue.job import Job, LogLine, Progress, State
 from pgqueue.settings import DEFAULT_MAX_ATTEMPTS, DEFAULT_QUEUE, MAX_ARGS_BYTES
 from pgqueue.steering import WHY, LiveFilter
@@ -60,6 +60,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 @click.option("--debounce-for", type=float, help="Seconds from its creation, up to which debounce moves a job.")
 @click.option("--expires-in", type=float, help="Seconds after it is due, within which it must start.")
 @click.option("--run-at", metavar="TIME", help="Due then: 2026-05-01T08:00:00+02:00; instead of --delay.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until it has ended, and print its result.")
+@click.option("--wait-timeout", type=float, metavar="SECONDS", help="With --wait: for so long at most.")
 @of_each_job
 @json_option
 @database_options
@@ -74,6 +76,8 @@ def enqueue(
     unique_by: tuple[str, ...],
     run_at: str | None,
     meta: str | None,
+    waits: bool,
+    wait_timeout: float | None,
     **options: Any,
 ) -> None:
     """Enqueue one job of TASK with JSON arguments: an object of named ones, or an array of positional ones.
@@ -84,17 +88,23 @@ def enqueue(
     Examples:
       pgqueue enqueue shop.tasks.send '{"user_id": 7}'
       pgqueue enqueue shop.tasks.send '[7]' --delay 60 --queue email
-      pgqueue enqueue shop.tasks.send '[7]' --run-at 2026-05-01T08:00:00Z --tag import-7 --meta '{"by": "ann"}'
+      pgqueue enqueue shop.tasks.send '[7]' --run-at 2026-05-01T08:00:00Z --tag import-7
       pgqueue enqueue shop.tasks.charge '{"order_id": 7}' --unique-key charge:7 --json
+      pgqueue enqueue shop.tasks.report '{"year": 2026}' --wait --wait-timeout 60
     """
     if unique and unique_by:
         raise click.UsageError("give either --unique, for all arguments, or --unique-by NAME, not both")
+    if wait_timeout is not None and not waits:
+        raise click.UsageError("--wait-timeout is for --wait")
+    limit = None if wait_timeout is None else seconds("--wait-timeout", wait_timeout)
     text = to_json(parse_args(args, "JSON"), "args", MAX_ARGS_BYTES)
     options |= {"run_at": moment_of("--run-at", run_at), "meta": parse_meta(meta)}
     new = NewJob(enqueueing.name("task", task), text, Options(unique=unique_by or unique, **options))
-    app = app_of(ctx, *_statements(new.by_key))
+    app = app_of(ctx, *_statements(new.by_key), *(("outcomes",) if waits else ()))
     job = app.enqueue_alone(new)
-    if as_json:
+    if waits:
+        _print_result(job.id, job.wait(limit), as_json=as_json, existing=job.existing)
+    elif as_json:
         print_json({"id": job.id, "existing": job.existing})
     else:
         click.echo(f"job {job.id}: {_said(job, new.options.on_conflict) if job.existing else 'enqueued'}")
@@ -121,7 +131,7 @@ log_option = click.option("--log", "show_log", is_flag=True, help="Show what it 
 
 @click.group()
 def jobs() -> None:
-    """Look at jobs, live and ended; cancel them, change when they run.
+    """Look at jobs, live and ended; wait for one; cancel them, change when they run.
 
     \b
     Examples:
@@ -196,6 +206,34 @@ def show(ctx: click.Context, /, job_id: int, show_args: bool, show_log: bool, as
     print_job(job, progress=app.jobs.progress(job_id), log=log, show_args=show_args, as_json=as_json)
 
 
+@jobs.command()
+@click.argument("job_id", type=int, metavar="ID")
+@click.option("--timeout", type=float, metavar="SECONDS", help="For so long at most.")
+@json_option
+@database_options
+@click.pass_context
+def wait(ctx: click.Context, /, job_id: int, timeout: float | None, as_json: bool) -> None:
+    """Wait until a job has ended, and print its result as JSON.
+
+    Exit code 1 when it is dead, cancelled or expired, when the time is up, when nothing of it is kept, and when there
+    never was such a job.
+
+    \b
+    Examples:
+      pgqueue jobs wait 42
+      pgqueue jobs wait 42 --timeout 60 --json
+    """
+    limit = None if timeout is None else seconds("--timeout", timeout)
+    app = app_of(ctx, "outcomes")
+    app.look(monitor.version(app.statements))  # a schema that cannot be used is told of before anybody waits
+    _print_result(job_id, app.jobs.wait(job_id, limit), as_json=as_json)
+
+
+def _print_result(job_id: int, result: Any, *, as_json: bool, **more: Any) -> None:
+    """Alone, for a script; or beside the job's id."""
+    print_json({"id": job_id, **more, "result": result} if as_json else result)
+
+
 def live_filters(function: F) -> F:
     """--task, --queue, --key, --tag, --limit, --all, --dry-run."""
     for option in reversed(
@@ -247,7 +285,7 @@ def cancel(
       pgqueue jobs cancel --tag import-7 --why "wrong file" --dry-run
       pgqueue jobs cancel --task shop.tasks.resize --state queued --yes
     """
-    app = app_of(ctx, "hold", "cancel", "tell", "find_live", "find_jobs")
+    app = app_of(ctx, "hold", "cancel", "tell", "answer", "find_live", "find_jobs")
     chosen = _which(ids, which)
     asked = list(dict.fromkeys(ids))
     if dry_run or chosen:

@@ -17,7 +17,15 @@ from pgqueue.events import Events
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.maintenance import tick
 from pgqueue.maintenance.expire import expire, tell_expired
-from pgqueue.maintenance.prune import prune, prune_jobs, prune_logs, prune_periods, prune_progress, retain
+from pgqueue.maintenance.prune import (
+    prune,
+    prune_jobs,
+    prune_logs,
+    prune_periods,
+    prune_progress,
+    prune_waiters,
+    retain,
+)
 from pgqueue.maintenance.rescue import sweep, tell
 from pgqueue.retention import Retention
 from pgqueue.settings import WorkerSettings
@@ -74,6 +82,7 @@ def chores(
                     next_prune = time.monotonic() + PRUNE_EVERY
                     await link.perform(prune(sql, retention))
                     await link.perform(prune_periods(sql))
+                    await link.perform(prune_waiters(sql))
                     more, logs = True, logs or 0
                 if more:
                     more = await link.perform(prune_progress(sql))

@@ -56,6 +56,11 @@ def prune_periods(sql: Statements) -> Steps[None]:
         pass
 
 
+def prune_waiters(sql: Statements) -> Steps[None]:
+    """Removes what processes have left behind that waited for a job and are gone."""
+    yield from db.prune_waiters(sql)
+
+
 def retain(sql: Statements, policies: Mapping[str, Retention]) -> Steps[None]:
     """Writes down what a worker's tasks keep; the last one that starts counts, and a change is said aloud."""
     for task in (yield from db.retain(sql, policies)):

@@ -4,6 +4,7 @@
     sql/schedule/   what is enqueued at its time: declared, due, fired
     sql/worker/     a worker's own row, its sleep and its wake-up
     sql/queue/      queues and tasks that are paused
+    sql/wait/       whoever waits for a job's end, and what has become of it
     sql/monitor/    what operators ask
     sql/function/   the SQL functions of the public surface; made by migrations, called by people
     sql/view/       the views of the public surface
@@ -33,7 +34,7 @@ class Statements(Mapping[str, str]):
         # A % in a schema name would read as the start of a parameter.
         self._texts = {
             verb: render(text, quoted.replace("%", "%%"))
-            for verb, text in source("job", "schedule", "worker", "queue", "monitor")
+            for verb, text in source("job", "schedule", "worker", "queue", "wait", "monitor")
         }
 
     def __getitem__(self, verb: str) -> str:

@@ -108,6 +108,7 @@ class Loop:
             given_back=self._given_back,
             written=self._written,
             busy=lambda: bool(self._ready),
+            awaited=lambda: self._orders.awaited,
         )
         self._connections = Connections(
             conninfo,

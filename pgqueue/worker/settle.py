@@ -194,11 +194,12 @@ class Settler:
         given_back: Callable[[list[Claim]], None],
         written: Callable[[int], None],
         busy: Callable[[], bool],
+        awaited: Callable[[], bool],
     ) -> None:
         """given_back: called when jobs may come due early, with those that are queued as they were before.
 
         written: called with the number of jobs that ended, without those given back. busy: whether more is about to
-        end, worth waiting for.
+        end, worth waiting for. awaited: whether somebody may wait for the end of a job.
         """
         self._sql = sql
         self._link = link
@@ -207,6 +208,8 @@ class Settler:
         self._given_back = given_back
         self._written = written
         self._busy = busy
+        self._awaited = awaited
+        self._to_answer: list[int] = []  # jobs that have ended, for which somebody may wait
         self.counts = Counts()
         self._waiting: list[Settlement] = []
         self._writing: list[Settlement] = []
@@ -256,6 +259,9 @@ class Settler:
             tell(item, self._events)
             if self.lines:
                 self._silent.append(attempt.claim.id)
+            if self._awaited():
+                self._to_answer.append(attempt.claim.id)
+            if self.lines or self._to_answer:
                 self._arrived.set()
                 self._empty.clear()
         self._written(1)
@@ -301,8 +307,16 @@ class Settler:
                     await self._write(batch, write)
                     self._written(0 if kind in (ToGiveBack, ToHinder) else len(batch))  # they were not worked off
                     self._writing = [item for left in batches.values() for item in left]
-            if not self._waiting and not self._silent:
+            if self._to_answer:
+                await self._answer()
+            if not self._waiting and not self._silent and not self._to_answer:
                 self._empty.set()
+
+    async def _answer(self) -> None:
+        """Whoever waits for what has ended looks now. They look by themselves, too: nothing is made up for here."""
+        ids, self._to_answer = self._to_answer, []
+        with suppress(psycopg.Error):
+            await self._link.perform(db.answer(self._sql, ids))
 
     async def _write_said(self, what: str, write: Callable[[], Steps[None]], again: Callable[[], None]) -> None:
         """What jobs say of themselves, before it is written how they ended. A table that somebody locks holds up no
@@ -359,6 +373,8 @@ class Settler:
             self._given_back([item.attempt.claim for item in batch if item.verdict == ToGiveBack(None)])
         crowd = len(batch) > _CROWD and type(batch[0].verdict) is ToComplete
         quiet = crowd and not self._events.wanted("completed") and not log.isEnabledFor(logging.DEBUG)
+        if isinstance(batch[0].verdict, _ENDS) and self._awaited():
+            self._to_answer += done
         for item in batch if asked else ():
             if item.attempt.claim.id in asked:
                 item.verdict = ToCancelled(asked[item.attempt.claim.id])
@@ -436,7 +452,8 @@ def _claims(batch: list[Settlement]) -> tuple[list[int], list[int]]:
 
 def _complete(sql: Statements, worker_id: UUID, batch: list[Settlement]) -> Steps[set[int]]:
     kept = [item.attempt.task.retention.keeps_finished for item in batch]
-    return db.complete(sql, worker_id, *_claims(batch), _each(batch, "result"), kept=kept)
+    results = [item.verdict.result if item.attempt.task.keep_result else None for item in batch]  # type: ignore[union-attr]
+    return db.complete(sql, worker_id, *_claims(batch), results, kept=kept)
 
 
 def complete_one(sql: Statements, worker_id: UUID, attempt: Attempt, result: str | None) -> Steps[set[int]]:
@@ -503,6 +520,8 @@ _WRITES: dict[type, Write] = {
 
 _OF = {"progress": "of their progress", "log": "in their logs"}
 
+# With which a job has ended.
+_ENDS = (ToComplete, ToDead, ToCancelled)
 # What passes a job by that was asked to end before we knew.
 _PASSES_BY = (ToRetry, ToDead, ToGiveBack, ToCrashed, ToHinder)
 

@@ -28,11 +28,11 @@ COMMANDS = dict(commands(cli))
 
 def test_the_commands_are_these() -> None:
     assert {" ".join(path) for path, command in COMMANDS.items() if not isinstance(command, click.Group)} == {
-        "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs change", "jobs retry", "why",
-        "queues list", "queues pause", "queues resume", "tasks list", "tasks pause", "tasks resume",
+        "migrate", "worker", "enqueue", "jobs list", "jobs show", "jobs cancel", "jobs change", "jobs retry",
+        "jobs wait", "queues list", "queues pause", "queues resume", "tasks list", "tasks pause", "tasks resume",
         "dead list", "dead show", "dead redrive", "dead purge",
         "schedules list", "schedules add", "schedules pause", "schedules resume", "schedules run", "schedules remove",
-        "schedules preview", "stats", "workers list", "top", "doctor", "demo", "bench", "completion",
+        "schedules preview", "why", "stats", "workers list", "top", "doctor", "demo", "bench", "completion",
     }  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from pgqueue import PgQueue
 from pgqueue.cli import cli
 from tests.cli.conftest import Fill, Run
+from tests.helpers import job_in
+from tests.life.workbench import working
 
 
 def row(connection: psycopg.Connection[Any], job_id: int, columns: str) -> Any:
@@ -374,7 +376,15 @@ def test_show_has_the_error_and_traceback_of_every_failed_attempt(on: Run, fill:
 
 @pytest.mark.parametrize(
     "command",
-    [("jobs", "show"), ("jobs", "cancel"), ("jobs", "retry"), ("dead", "show"), ("dead", "redrive"), ("dead", "purge")],
+    [
+        ("jobs", "show"),
+        ("jobs", "cancel"),
+        ("jobs", "retry"),
+        ("jobs", "wait"),
+        ("dead", "show"),
+        ("dead", "redrive"),
+        ("dead", "purge"),
+    ],
 )
 @pytest.mark.parametrize("job_id", ["7", "0", "9223372036854775807"])
 def test_an_unknown_id_is_a_failed_operation_and_named(refused: Run, command: tuple[str, str], job_id: str) -> None:
@@ -556,3 +566,84 @@ def test_change_and_retry_by_filter_act_on_queued_jobs_alone(
 
 def test_retry_without_an_id_is_a_usage_error(refused: Run) -> None:
     assert "say which: ids, or --task" in refused("jobs", "retry", code=2).stderr
+
+
+# -- wait ----------------------------------------------------------------------------------------------------------
+
+
+def test_wait_prints_the_result_alone_or_beside_the_id(on: Run, app: PgQueue, drain: Callable[..., None]) -> None:
+    @app.task(name="shop.add")
+    def add(a: int, b: int) -> dict[str, Any]:
+        return {"sum": a + b, "name": "grün"}
+
+    on("enqueue", "shop.add", "[3, 4]")
+    drain()
+    assert json.loads(on("jobs", "wait", "1").stdout) == {"sum": 7, "name": "grün"}
+    said = on("jobs", "wait", "1", "--timeout", "5", "--json").stdout
+    assert json.loads(said) == {"id": 1, "result": {"sum": 7, "name": "grün"}}
+
+
+def test_enqueue_waits_for_what_a_worker_makes_of_it(on: Run, app: PgQueue) -> None:
+    @app.task(name="shop.add")
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @app.task(name="shop.fail", max_attempts=1)
+    def fail() -> None:
+        raise ValueError("no more")
+
+    with working(app):
+        assert on("enqueue", "shop.add", "[3, 4]", "--wait").stdout == "7\n"
+        said = on("enqueue", "shop.add", "[3, 5]", "--wait", "--wait-timeout", "20", "--json").stdout
+        assert json.loads(said) == {"id": 2, "existing": False, "result": 8}
+        refusal = on("enqueue", "shop.fail", "--max-attempts", "1", "--wait", code=1)
+        assert refusal.stderr == "pgqueue: job 3 is dead (attempts): ValueError: no more\n"
+        assert refusal.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("dead", "job {} is dead (attempts): Boom: no"),
+        ("cancelled", "job {} is cancelled: because"),
+        ("expired", "job {} is expired: not started before it expired"),
+        ("queued", "job {}: after 0.2 s it has not ended"),
+        ("pruned", "job {} is nowhere any more: it has ended and is not kept, or its enqueue was rolled back"),
+        ("unknown", "there is no job {}"),
+    ],
+)
+def test_without_a_result_wait_says_why_and_fails(
+    on: Run, app: PgQueue, connection: psycopg.Connection[Any], state: str, says: str
+) -> None:
+    job = job_in(app, connection, {"pruned": "completed", "unknown": "queued"}.get(state, state))
+    if state == "pruned":
+        connection.execute("delete from pgqueue.finished_jobs")
+    job += state == "unknown"
+    for more in ((), ("--json",)):
+        refusal = on("jobs", "wait", str(job), "--timeout", "0.2", *more, code=1)
+        assert refusal.stderr == f"pgqueue: {says.format(job)}\n"
+        assert refusal.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("jobs", "wait", "1", "--timeout", "-1"), "--timeout must be between 0 and"),
+        (("jobs", "wait", "-1"), "No such option"),
+        (("jobs", "wait", str(2**63)), "a job's id must be between 0 and"),
+        (("enqueue", "t", "--wait-timeout", "5"), "--wait-timeout is for --wait"),
+        (("enqueue", "t", "--wait", "--wait-timeout", "nan"), "--wait-timeout must be between 0 and"),
+    ],
+)
+def test_a_wait_that_cannot_be_is_a_usage_error_and_enqueues_nothing(
+    on: Run, connection: psycopg.Connection[Any], arguments: tuple[str, ...], says: str
+) -> None:
+    assert says in on(*arguments, code=2).stderr
+    assert connection.execute("select count(*) from pgqueue.jobs").fetchone() == (0,)
+
+
+def test_wait_on_a_schema_that_is_not_there_says_so_at_once(run: Run, pgqueue_blank_database: str) -> None:
+    refusal = run("jobs", "wait", "1", code=3, env={"PGQUEUE_DATABASE_URL": pgqueue_blank_database})
+    assert "run `pgqueue migrate`" in refusal.stderr
+    refusal = run("jobs", "wait", "1", code=3, env={"PGQUEUE_DATABASE_URL": "postgresql://127.0.0.1:1/nowhere"})
+    assert "cannot reach 127.0.0.1:1/nowhere" in refusal.stderr

@@ -20,7 +20,7 @@ from pgqueue.app import Dead, Jobs, PgQueue
 from pgqueue.cli import cli
 from pgqueue.counts import NAMES, Counts
 from pgqueue.enqueue import Options
-from pgqueue.job import DeadReason, State
+from pgqueue.job import DeadReason, Job, State
 from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
 from pgqueue.schedule import Schedule
@@ -149,13 +149,14 @@ def test_every_field_of_a_schedule_is_documented_with_unit_default_and_reason() 
 
 def test_every_option_of_a_task_alone_is_documented_with_unit_default_and_reason() -> None:
     rows = table("option of a task")
-    assert tuple(rows) == ("hard_timeout", "run_in", *Retention.NAMES)
+    assert tuple(rows) == ("hard_timeout", "run_in", "keep_result", *Retention.NAMES)
     assert all(all(row.values()) for row in rows.values())
     kept = {name: "the app's: `retention" if name == "keep_for" else "the app's: none" for name in Retention.NAMES}
     made = inspect.signature(make).parameters
     assert {name: row["default"] for name, row in rows.items()} == {
         "hard_timeout": "none; in a process 5 s after `timeout",
         "run_in": made["run_in"].default,
+        "keep_result": plain(made["keep_result"].default),
         **kept,
     }
 
@@ -236,7 +237,7 @@ INSIDE = {
 
 
 @pytest.mark.parametrize(
-    "kind", [PgQueue, Jobs, Dead, Schedules, Task, pgqueue.Context], ids=lambda kind: kind.__name__
+    "kind", [PgQueue, Jobs, Dead, Schedules, Task, Job, pgqueue.Context], ids=lambda kind: kind.__name__
 )
 def test_every_method_that_people_call_is_in_the_documentation(text: str, kind: type) -> None:
     missing = [name for name in vars(kind) if name[0] != "_" and name not in INSIDE and not mentions(text, name)]

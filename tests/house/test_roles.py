@@ -19,51 +19,52 @@ pytestmark = pytest.mark.skipif(not (ROOT / "docs" / "sql.md").exists(), reason=
 
 Look = psycopg.Connection[Any]
 
-ROLES = ("shop_web", "shop_worker", "shop_planner", "shop_operator", "shop_monitor", "shop_watch")
+ROLES = ("shop_web", "shop_worker", "shop_planner", "shop_operator", "shop_monitor", "shop_watch", "shop_waits")
 
 # S, I, U, D: select, insert, update, delete; small: of some columns. Of a sequence U, S: usage, select. X: execute.
 MATRIX = """
-                       shop_web  shop_worker  shop_planner  shop_operator  shop_monitor  shop_watch
-alembic_version        S         S            S             S              S             S
-dead_jobs              -         SIUD         S             SUD            S             s
-finished_jobs          -         SIUD         S             SI             S             s
-job_errors             -         SIUD         -             SD             S             s
-job_logs               -         SIUD         -             S              S             s
-jobs                   si        SIUD         SI            SIuD           S             s
-paused_tasks           -         SIUD         -             SIUD           S             S
-progress               -         SIUD         -             S              S             s
-queues                 -         SIUD         -             SIUD           S             S
-retention              -         SIUD         -             S              S             -
-schedules              -         SIUD         SIUD          SU             S             s
-sleepers               S         SIUD         S             S              S             -
-unique_periods         -         SIUD         -             S              S             -
-workers                -         SIUD         S             S              S             S
-all_jobs               -         SIUD         -             S              S             -
-failed_attempts        -         SIUD         -             S              S             S
-health                 -         SIUD         -             S              S             S
-job_history            -         SIUD         -             S              S             -
-queue_stats            -         SIUD         -             S              S             S
-schedule_stats         -         SIUD         S             S              S             S
-task_stats             -         SIUD         -             S              S             S
-worker_stats           -         SIUD         -             S              S             S
-jobs_id_seq            U         U            -             US             S             S
-schedules_revision_seq -         -            -             -              -             -
-enqueue()              X         -            -             -              -             -
-redrive()              -         -            -             X              -             -
-prune()                -         X            -             -              -             -
-pause()                -         -            -             X              -             -
-resume()               -         -            -             X              -             -
-pause_task()           -         -            -             X              -             -
-resume_task()          -         -            -             X              -             -
-why()                  -         -            -             X              X             X
-cancel()               -         -            -             X              -             -
-change()               -         -            -             X              -             -
-retry_now()            -         -            -             X              -             -
-add_schedule()         -         -            X             -              -             -
-pause_schedule()       -         -            X             X              -             -
-resume_schedule()      -         -            X             X              -             -
-remove_schedule()      -         -            X             -              -             -
-run_schedule()         -         -            X             X              -             -
+                       shop_web  shop_worker  shop_planner  shop_operator  shop_monitor  shop_watch  shop_waits
+alembic_version        S         S            S             S              S             S           S
+dead_jobs              -         SIUD         S             SUD            S             s           S
+finished_jobs          -         SIUD         S             SI             S             s           S
+job_errors             -         SIUD         -             SD             S             s           -
+job_logs               -         SIUD         -             S              S             s           -
+jobs                   si        SIUD         SI            SIuD           S             s           S
+paused_tasks           -         SIUD         -             SIUD           S             S           -
+progress               -         SIUD         -             S              S             s           -
+queues                 -         SIUD         -             SIUD           S             S           -
+retention              -         SIUD         -             S              S             -           -
+schedules              -         SIUD         SIUD          SU             S             s           -
+sleepers               S         SIUD         S             S              S             -           -
+unique_periods         -         SIUD         -             S              S             -           -
+waiters                -         SIUD         -             S              S             -           SIUD
+workers                -         SIUD         S             S              S             S           S
+all_jobs               -         SIUD         -             S              S             -           -
+failed_attempts        -         SIUD         -             S              S             S           -
+health                 -         SIUD         -             S              S             S           -
+job_history            -         SIUD         -             S              S             -           -
+queue_stats            -         SIUD         -             S              S             S           -
+schedule_stats         -         SIUD         S             S              S             S           -
+task_stats             -         SIUD         -             S              S             S           -
+worker_stats           -         SIUD         -             S              S             S           -
+jobs_id_seq            U         U            -             US             S             S           S
+schedules_revision_seq -         -            -             -              -             -           -
+enqueue()              X         -            -             -              -             -           -
+redrive()              -         -            -             X              -             -           -
+prune()                -         X            -             -              -             -           -
+pause()                -         -            -             X              -             -           -
+resume()               -         -            -             X              -             -           -
+pause_task()           -         -            -             X              -             -           -
+resume_task()          -         -            -             X              -             -           -
+why()                  -         -            -             X              X             X           -
+cancel()               -         -            -             X              -             -           -
+change()               -         -            -             X              -             -           -
+retry_now()            -         -            -             X              -             -           -
+add_schedule()         -         -            X             -              -             -           -
+pause_schedule()       -         -            X             X              -             -           -
+resume_schedule()      -         -            X             X              -             -           -
+remove_schedule()      -         -            X             -              -             -           -
+run_schedule()         -         -            X             X              -             -           -
 """
 
 # Columns that hold what a job was called with, what it returned, how it failed, and what an application keys it by.

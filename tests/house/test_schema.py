@@ -126,12 +126,12 @@ def test_every_constraint_and_index_is_as_declared(look: Any) -> None:
 
 
 def test_every_table_is_logged_or_not_as_declared(look: Any) -> None:
-    """UNLOGGED is empty after a crash: only the sleepers may be."""
+    """UNLOGGED is empty after a crash: only the sleepers may be, and who waits for jobs."""
     query = (
         "select relname from pg_class where relkind in ('r', 'p') and relnamespace = %s::regnamespace "
-        "and relpersistence = 'u'"
+        "and relpersistence = 'u' order by relname"
     )
-    assert look(query, "pgqueue") == look(query, "of_the_code") == [("sleepers",)]
+    assert look(query, "pgqueue") == look(query, "of_the_code") == [("sleepers",), ("waiters",)]
 
 
 def test_every_constraint_begins_with_its_tables_name(look: Any) -> None:

@@ -16,7 +16,7 @@ from pgqueue.enqueue import NewJob, Options
 from pgqueue.sql import render, source, statements, verb
 
 PACKAGE = Path(pgqueue.__file__).parent
-ROOMS = ("job", "schedule", "worker", "queue", "monitor")
+ROOMS = ("job", "schedule", "worker", "queue", "wait", "monitor")
 FILES = sorted(path for room in ROOMS for path in (PACKAGE / "sql" / room).glob("*.sql"))
 EVERY_FILE = sorted((PACKAGE / "sql").rglob("*.sql"))
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -78,7 +78,7 @@ def test_every_statement_is_used_by_one_function_of_db_and_its_header_says_by_wh
 
 def test_a_verb_names_one_statement_and_the_numbers_of_a_room_are_in_order() -> None:
     assert max(Counter(verb(path.name) for path in FILES).values()) == 1
-    for room in ("job", "schedule", "worker", "function", "view"):
+    for room in ("job", "schedule", "worker", "queue", "wait", "function", "view"):
         numbers = [re.match(r"(\d+)([a-z]?)_", path.name) for path in EVERY_FILE if path.parent.name == room]
         assert all(numbers)
         assert len({match[0] for match in numbers if match}) == len(numbers)
@@ -117,6 +117,7 @@ ELSEWHERE += [
     "purge",
     "taken",
     "wake",
+    "answer",
     "declare",
     "plan",
     "pause",
@@ -137,7 +138,7 @@ def test_what_is_sent_is_the_text_of_the_file_with_the_schema_in_its_place() -> 
     for name, text in source(*ROOMS):
         sent = statements("odd%name")[name]
         # What server this is, and what the catalogue says: they ask no table of ours.
-        others = {"server", "server_clock", "schema_parts", "missing_rights", "ownership"}
+        others = {"server", "server_clock", "schema_parts", "missing_rights", "ownership", "horizon"}
         assert ('"odd%%name".' in sent) is (name not in others)
         assert sent.replace('"odd%%name"', "{schema}") == "\n".join(
             line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("--")
@@ -184,6 +185,7 @@ ALLOWED = {
     },
     "rights.py": {"GRANT {} ON {}{} TO {}", "GRANT {} TO {}"},  # for a DBA to run
     "worker/wake.py": {"listen {}"},
+    "waiting.py": {"listen {}"},
     "worker/probe.py": {"begin read only", "select set_config("},
     "embedded.py": {"CREATE DATABASE {} TEMPLATE {}"},
     "testing.py": {"CREATE DATABASE {} TEMPLATE {}", "DROP DATABASE {} WITH (FORCE)"},

@@ -45,7 +45,7 @@ def test_a_blank_database_gets_the_whole_schema(blank: str, eyes: psycopg.Connec
     migrate.upgrade(blank)
     assert migrate.current(blank) == migrate.head()
     expected = {"jobs", "job_errors", "finished_jobs", "dead_jobs", "workers", "sleepers", "queues", "retention"}
-    expected |= {"schedules", "progress", "paused_tasks", "unique_periods", "job_logs"}
+    expected |= {"schedules", "progress", "paused_tasks", "unique_periods", "job_logs", "waiters"}
     views = {name for name, _ in source("view")}
     assert {name for name in relations(eyes) if not name.startswith("finished_jobs_")} == expected | views | {
         "alembic_version"

@@ -30,7 +30,12 @@ from tests.crash.processes import ended, row
 from tests.helpers import run, worker_row
 
 # A settler by itself: there is no claimer to ring, and nothing more to wait for.
-alone: dict[str, Any] = {"given_back": lambda claims: None, "written": lambda number: None, "busy": lambda: False}
+alone: dict[str, Any] = {
+    "given_back": lambda claims: None,
+    "written": lambda number: None,
+    "busy": lambda: False,
+    "awaited": lambda: False,
+}
 
 
 class Unlucky(Link):
@@ -84,6 +89,7 @@ def test_a_settle_that_was_committed_unheard_counts_once(
             given_back=lambda claims: None,
             written=lambda number: None,
             busy=lambda: False,
+            awaited=lambda: False,
         )
         writing = asyncio.create_task(settler.run())
         for claim in claims:
@@ -322,6 +328,7 @@ def test_an_end_that_postgresql_refuses_holds_up_no_other(app, connection, pgque
             given_back=lambda claims: None,
             written=lambda number: None,
             busy=lambda: False,
+            awaited=lambda: False,
         )
         writing = asyncio.create_task(settler.run())
         for claim in claims:

@@ -59,6 +59,11 @@ begin
     );
     delete from {schema}.job_errors as failed where failed.job_id = job.id;
     delete from {schema}.jobs as live where live.id = job.id and live.state in ('queued', 'blocked');
+    if has_any_column_privilege({regclass:waiters}, 'SELECT') then -- who waits for it looks by itself, too
+        perform pg_notify('pgqueue_waiter_' || replace(known.waiter::text, '-', ''), '')
+        from {schema}.waiters as known
+        where known.job_id = job.id and known.until > statement_timestamp();
+    end if;
     return true;
 end
 $$
