@@ -40,6 +40,7 @@ from pgqueue.worker.heartbeat import now
 from pgqueue.worker.lifespan import Held
 from pgqueue.worker.loop import Loop
 from pgqueue.worker.supervisor import EXIT_BROKEN, EXIT_DATABASE, EXIT_STUCK, EXIT_USAGE, die_with_parent
+from pgqueue.worker.watchdog import Watchdog
 
 log = logging.getLogger("pgqueue")
 
@@ -251,7 +252,10 @@ async def _work(
     )
     limits = None if alone or not settings.recycles else Limits(settings, time.monotonic())
     reporter = asyncio.create_task(_report(loop, channel, limits, alone=alone))
+    watchdog = Watchdog()
+    watchdog.start()
     await loop.run()
+    watchdog.end()
     reporter.cancel()
     _hand_over(loop, channel)
     if loop.stuck:

@@ -17,6 +17,7 @@ settle.py       Outcome to complete, retry, dead letter …; and the writes, man
 wake.py         LISTEN, with polling as the safety net
 orders.py       what is paused, and which of its jobs are to end
 heartbeat.py    leases: registered, renewed, given up
+watchdog.py     which job blocks the event loop
 supervisor.py   the small process above the ones that work
 probe.py        /metrics and /health, for Prometheus and for whoever restarts workers
 solo.py         a worker inside the application's own process

@@ -113,6 +113,16 @@ class Coroutines:
         self._next_task()
 
 
+def carried(frame: types.FrameType | None) -> Body | None:
+    """The job in whose midst a thread is that is at this place. Asked in another thread."""
+    while frame is not None:
+        if frame.f_code is Coroutines._carry.__code__:
+            body: Body | None = frame.f_locals.get("body")
+            return body
+        frame = frame.f_back
+    return None
+
+
 @types.coroutine
 def _rest(coroutine: Coroutine[Any, Any, Any], waited: Any) -> Generator[Any, Any, Any]:
     """What is left of a coroutine that has begun, and waits for this."""
