@@ -543,6 +543,34 @@ def i13(e: Evidence) -> Iterator[Violation]:
         yield Violation("I13", f"median {median(late):.3f} s until a job starts, of {len(late)} on idle workers")
 
 
+def i15(e: Evidence) -> Iterator[Violation]:
+    """Never two live jobs with one unique key; and who is told that a job holds it is told of one that was live."""
+    holders: dict[str, str] = {}
+    for change in e.changes:
+        if change.table != "jobs":
+            continue
+        was, now = ((row or {}).get("unique_key") for row in (change.old, change.new))
+        if was and was != now and holders.get(was) == change.id:
+            del holders[was]
+        if now and holders.setdefault(now, change.id) != change.id:
+            text = f"{now} is held by job {holders[now]}, and by this one since history {change.seq}"
+            yield Violation("I15", text, int(change.id))
+    asked = {line.key: line.at for line in reversed(e.told("intent"))}
+    for line in e.told("held"):
+        live = False
+        begin = math.inf
+        for edge in e.edges.get(line.job, []):
+            ends = bool(edge.old) and edge.new.get("state") not in _LIVE
+            if edge.old.get("unique_key") == line.note and edge.old.get("state") in _LIVE:
+                live = live or e.mono(edge.at) + e.rules.slack >= asked.get(line.key, line.at)
+            begin = math.inf if ends else min(begin, e.mono(edge.at))
+        if not live and not begin <= line.at + e.rules.slack:
+            yield Violation("I15", f"{line.key} was told that it holds {line.note}, and it had ended", line.job)
+
+
+_LIVE = {"queued", "running", "blocked"}
+
+
 def i20(e: Evidence) -> Iterator[Violation]:
     """A cancelled job never starts; a running one that was asked to end does, and no late failure revives it."""
     for job, edges in e.edges.items():
@@ -670,7 +698,7 @@ def i32(e: Evidence) -> Iterator[Violation]:
 
 
 INVARIANTS: tuple[Check, ...] = (
-    *(i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13),
+    *(i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i15),
     *(i20, i21, i22, i23, i24, i25, i31, i32),
 )
 

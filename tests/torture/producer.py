@@ -82,6 +82,7 @@ class Producer:
             self.savepoint: 3,
             self.prepared: 1,
             self.keyed: 4,
+            self.alike: 4,
             self.bad: 1,
             self.unknown_task: 1,
             self.cancel: 2,
@@ -202,6 +203,15 @@ class Producer:
         tasks.quick.options(wake=False).enqueue(raw, key)
         raw.tpc_prepare()
         raw.tpc_rollback()
+
+    def alike(self) -> None:
+        """Unique by one of few keys, which all producers share: who finds it held is told of the job that holds it."""
+        key, unique = self.key("alike"), f"alike-{self._chance.randrange(4)}"
+        with self.transaction(key) as (raw, jobs):
+            job = tasks.quick.options(unique_key=unique).enqueue(raw, key)
+            jobs[key] = job.id
+        if job.existing:
+            ledger.write("held", job=job.id, key=key, note=unique)
 
     def keyed(self) -> None:
         """Repeated under its idempotency key until it is there; only then may it end."""

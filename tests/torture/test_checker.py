@@ -236,6 +236,16 @@ def good() -> Story:
     story.start(10)
     story.end(10)
     story.complete(10)
+    # Unique: the second call is told of the first one's job, and when that has ended the key is free.
+    story.enqueue(21, unique_key="alike-1")
+    story.say("intent", key="key-21-again")
+    story.say("held", 21, key="key-21-again", note="alike-1")
+    story.claim(21, "g2")
+    story.start(21)
+    story.end(21)
+    story.complete(21)
+    story.say("held", 21, key="key-21-again", note="alike-1")  # the answer was a moment late
+    story.whole(22, "g2", unique_key="alike-1")
     # Killed from outside, and its job run elsewhere.
     story.worker("g4", 14)
     story.enqueue(11)
@@ -291,7 +301,7 @@ def test_a_story_in_which_all_went_well_has_no_violation() -> None:
     evidence = story.finish()
     found = check(evidence)
     assert not found, report(found, evidence)
-    assert len(INVARIANTS) == 21
+    assert len(INVARIANTS) == 22
 
 
 # -- one story for each way to break it -------------------------------------------------------------------------------
@@ -434,6 +444,23 @@ def a_loss_that_nobody_was_told_of(story: Story) -> None:
     story.start(50)
     story.end(50)
     story.complete(50)
+
+
+def two_live_jobs_with_one_key(story: Story) -> None:
+    story.enqueue(50, unique_key="alike-1")
+    story.whole(51, unique_key="alike-1")
+    for event in (story.claim, lambda job, worker: story.start(job)):
+        event(50, "w1")
+    story.end(50)
+    story.complete(50)
+
+
+def told_of_a_holder_that_had_ended(story: Story) -> None:
+    story.whole(50, unique_key="alike-1")
+    story.step(10.0)
+    story.say("intent", key="another")
+    story.step()
+    story.say("held", 50, key="another", note="alike-1")
 
 
 def revived_by_a_late_failure(story: Story) -> None:
@@ -657,6 +684,8 @@ BREAKS: list[tuple[Callable[[Story], None], set[str]]] = [
     (revived_by_a_late_failure, {"I20"}),
     (retried_early, {"I12"}),
     (late_on_idle_workers, {"I13"}),
+    (two_live_jobs_with_one_key, {"I15"}),
+    (told_of_a_holder_that_had_ended, {"I15"}),
     (claimed_after_sigterm, {"I21"}),
     (too_slow_to_stop, {"I21"}),
     (charged_for_a_stop, {"I21"}),
