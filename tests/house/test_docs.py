@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ import click
 import pytest
 
 import pgqueue
-from pgqueue import errors, events, settings
+from pgqueue import errors, events, migrate, settings, testing
 from pgqueue.app import Dead, Jobs, PgQueue
 from pgqueue.cli import cli
 from pgqueue.counts import NAMES, Counts
-from pgqueue.enqueue import Options
+from pgqueue.drivers.connections import _KINDS
+from pgqueue.enqueue import NewJob, Options
+from pgqueue.events import Event
 from pgqueue.job import DeadReason, Job, State
 from pgqueue.retention import Retention
 from pgqueue.retry import RetryPolicy
@@ -27,8 +30,10 @@ from pgqueue.schedule import Schedule
 from pgqueue.schedules import Schedules
 from pgqueue.settings import WorkerSettings
 from pgqueue.sql import source
+from pgqueue.steering import Queues, Tasks
 from pgqueue.task import Task, make
 from pgqueue.worker.probe import Collector
+from tests.cli.test_help import parse
 
 CHECKOUT = Path(pgqueue.__file__).parent.parent
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
@@ -206,6 +211,12 @@ def test_every_environment_variable_is_in_the_documentation(text: str, name: str
     assert mentions(text, name)
 
 
+@pytest.mark.parametrize("name", ["PGQUEUE_PG_BIN", "PGQUEUE_TEST_DATABASE_URL"])
+def test_every_variable_that_is_no_setting_is_documented_with_unit_default_and_reason(name: str) -> None:
+    row = table("other variable")[name]
+    assert all(row[column] for column in ("default", "unit", "meaning", "why that default"))
+
+
 def test_no_page_names_a_variable_that_nothing_reads(text: str) -> None:
     assert set(re.findall(r"\bPGQUEUE_[A-Z_]+\b", text)) <= variables()
 
@@ -233,15 +244,41 @@ INSIDE = {
     "body",
     "takes",
     "forget_body",
+    "delay_after",
+    "to_json",
+    "by_key",
 }
+PUBLIC = [PgQueue, Jobs, Dead, Queues, Tasks, Schedules, Task, NewJob, Job, Event, RetryPolicy, pgqueue.Context]
 
 
-@pytest.mark.parametrize(
-    "kind", [PgQueue, Jobs, Dead, Schedules, Task, Job, pgqueue.Context], ids=lambda kind: kind.__name__
-)
-def test_every_method_that_people_call_is_in_the_documentation(text: str, kind: type) -> None:
-    missing = [name for name in vars(kind) if name[0] != "_" and name not in INSIDE and not mentions(text, name)]
-    assert not missing
+@pytest.mark.parametrize("kind", PUBLIC, ids=lambda kind: kind.__name__)
+def test_every_method_and_field_that_people_use_is_in_the_documentation(text: str, kind: type) -> None:
+    """Also what it inherits from one of ours: cancel, change and retry_now of the jobs come from another room."""
+    ours = [one for one in kind.__mro__ if one.__module__.startswith("pgqueue.")]
+    names = {name for one in ours for name in (*vars(one), *inspect.get_annotations(one))}
+    assert sorted(name for name in names if name[0] != "_" and name not in INSIDE and not mentions(text, name)) == []
+
+
+def test_what_they_inherit_is_among_them() -> None:
+    inherited = {name for one in Jobs.__mro__[1:] if one.__module__.startswith("pgqueue.") for name in vars(one)}
+    assert {"cancel", "change", "retry_now"} <= inherited
+
+
+@pytest.mark.parametrize("name", migrate.__all__)
+def test_every_function_of_migrate_is_documented_with_what_it_does(name: str) -> None:
+    assert table("`migrate.…`")[name]["what it does"]
+
+
+FIXTURES = [name for name, one in vars(testing).items() if name.startswith("pgqueue_") and not inspect.ismodule(one)]
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_fixture_of_the_testing_plugin_is_in_the_documentation(text: str, name: str) -> None:
+    assert mentions(text, name)
+
+
+def test_the_fixtures_are_found() -> None:
+    assert {"pgqueue_server", "pgqueue_template", "pgqueue_database", "pgqueue_blank_database"} <= {*FIXTURES}
 
 
 @pytest.mark.parametrize("name", pgqueue.__all__)
@@ -264,6 +301,12 @@ def test_every_state_and_reason_is_in_the_documentation(text: str) -> None:
     assert not missing
 
 
+def test_the_readme_names_every_library_whose_connections_an_enqueue_takes() -> None:
+    _, _, use = PAGES[0].read_text(encoding="utf-8").partition("\n## Use it\n")
+    use = use.partition("\n## ")[0].lower()
+    assert [library for library in {package for package, _ in _KINDS} if not mentions(use, library)] == []
+
+
 RUN = {"README.md": {"python", "sh", "sql"}, "guide.md": {"python"}, "sql.md": {"sql"}}  # by tests/docs
 
 
@@ -276,6 +319,31 @@ def test_no_page_names_an_option_that_no_command_has(text: str) -> None:
     ours = re.findall(r"^\s*(?:\$ )?pgqueue (.*)$", text, re.MULTILINE)
     strange = {flag for line in ours for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", line)} - set(OPTIONS)
     assert strange <= {"--help", "--version"}
+
+
+def lines(page: Path) -> Iterator[str]:
+    """The command lines of a page: in a sentence between backticks, in a shell's block one a line."""
+    text = page.read_text(encoding="utf-8")
+    yield from re.findall(r"`(pgqueue [^`\n]+)`", text)
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        yield from re.findall(r"^ *(?:\$ )?(pgqueue [a-z].*)$", block, re.MULTILINE)
+
+
+LINES = sorted({(page.name, line) for page in PAGES for line in lines(page)})
+
+
+@pytest.mark.parametrize(("page", "line"), LINES, ids=str)
+def test_every_command_line_of_the_pages_parses(page: str, line: str) -> None:
+    """In a sentence a command may stand without its arguments, which are not there by another name then."""
+    words = shlex.split(re.split(r" [|>&]| #", line)[0].replace(" JOB", " 42"), comments=True)[1:]
+    try:
+        parse(words)
+    except (click.MissingParameter, click.exceptions.NoArgsIsHelpError):
+        assert not any(word.startswith("-") for word in words)
+
+
+def test_the_command_lines_are_found() -> None:
+    assert len(LINES) > 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
