@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from pgqueue import PgQueue, SchemaError, Task, UniqueKeyTaken, UnusableConnection, control
 from pgqueue.drivers import perform_either
+from pgqueue.drivers import psycopg as driver
 from pgqueue.enqueue import enqueue_many_steps
 from tests.helpers import eventually, job_in
 from tests.life.callers import ASYNC, AUTOCOMMIT, SYNC, caller, done, sqlalchemy_url
@@ -252,6 +253,46 @@ def test_while_its_own_thread_reads_from_a_psycopg_connection_that_is_said_and_i
 
     asyncio.run(application())
     assert names(connection) == ["afterwards"] * 2
+
+
+@pytest.mark.parametrize("kind", PSYCOPG)
+def test_who_waits_longer_for_anothers_statement_is_not_refused(
+    kind: str, send: Task[..., Any], connection: Look, pgqueue_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def ask(raw: Any) -> bool:
+        asked.append(is_being_read(raw))
+        return asked[-1]
+
+    is_being_read = driver._is_being_read
+    monkeypatch.setattr(driver, "_is_being_read", ask)
+    monkeypatch.setattr(driver, "_TURN", 0.01)
+    connection.execute("select pg_advisory_lock(7)")
+
+    async def application() -> None:
+        async with caller(kind, pgqueue_database) as mine:
+            with ThreadPoolExecutor(2) as threads:
+                if kind == "psycopg.Connection":
+                    long = threads.submit(mine.connection.execute, "select pg_advisory_xact_lock(7)")
+                    eventually(lambda: connection.execute(LOCKED).fetchone() == (1,))
+                    waits = threads.submit(send.enqueue, mine.connection, "afterwards")
+                    eventually(lambda: asked)
+                    connection.execute("select pg_advisory_unlock(7)")
+                    long.result(10)
+                    waits.result(10)
+                else:
+                    sql = mine.connection.execute("select pg_advisory_xact_lock(7)")
+                    tasks = [asyncio.ensure_future(one) for one in (sql, send.enqueue(mine.connection, "afterwards"))]
+                    while not asked:
+                        await asyncio.sleep(0.01)
+                    connection.execute("select pg_advisory_unlock(7)")
+                    await asyncio.gather(*tasks)
+            await mine.commit()
+
+    asyncio.run(application())
+    assert asked == [False]
+    assert names(connection) == ["afterwards"]
 
 
 # -- another thread, another loop -----------------------------------------------------------------------------------
