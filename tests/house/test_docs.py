@@ -335,7 +335,7 @@ LINES = sorted({(page.name, line) for page in PAGES for line in lines(page)})
 @pytest.mark.parametrize(("page", "line"), LINES, ids=str)
 def test_every_command_line_of_the_pages_parses(page: str, line: str) -> None:
     """In a sentence a command may stand without its arguments, which are not there by another name then."""
-    words = shlex.split(re.split(r" [|>&]| #", line)[0].replace(" JOB", " 42"), comments=True)[1:]
+    words = shlex.split(re.sub(r" (JOB|ID)\b", " 42", re.split(r" [|>&]| #", line)[0]), comments=True)[1:]
     try:
         parse(words)
     except (click.MissingParameter, click.exceptions.NoArgsIsHelpError):
