@@ -73,9 +73,10 @@ _STEERS: tuple[type[Steer], ...] = (Snooze, RetryLater, Cancel, DeadLetter)
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def main(descriptor: int) -> None:
-    """Serves until the channel closes."""
-    die_with_parent()
+def main(parent: int, descriptor: int) -> None:
+    """Serves until the channel closes. parent: the worker's process id. One that has died while we were starting has
+    left a job in the channel, and its lease has ended meanwhile."""
+    die_with_parent(parent)
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: None)  # it is the worker that ends us
     asyncio.run(_serve(socket.socket(fileno=descriptor)))
@@ -334,4 +335,4 @@ class Forward(logging.Handler):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[-1]))
+    main(*map(int, sys.argv[1:]))

@@ -183,7 +183,7 @@ class Processes:
         try:
             # By the thread of the loop: on Linux it dies with the thread that has started it.
             popen = subprocess.Popen(  # noqa: S603, ASYNC220  our own interpreter and module; 5 ms
-                [sys.executable, "-m", "pgqueue.worker.jobprocess", str(theirs.fileno())],
+                [sys.executable, "-m", "pgqueue.worker.jobprocess", str(os.getpid()), str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )

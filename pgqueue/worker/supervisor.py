@@ -595,7 +595,10 @@ def _death(code: int, killed: str | None) -> str:
     return f"the worker process exited with code {code}"
 
 
-def die_with_parent() -> None:
-    """Linux: SIGKILL when the parent is gone, even while a job holds the GIL. Elsewhere the closed channel must do."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Linux: SIGKILL when the parent is gone, even while a job holds the GIL. Elsewhere the closed channel must do.
+    parent: its process id, if it may have gone already, of which nobody tells."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -383,3 +386,16 @@ def test_a_job_whose_transaction_was_cut_off_or_whose_process_did_not_start_in_t
     assert (row.state, row.attempt, row.fence) == ("completed", 1, 2)
     assert "it did not start within" in row.errors[0]["error"]
     assert [line.job_id for line in logged("job_hindered")] == [job.id, late.id]
+
+
+def test_a_process_whose_worker_died_while_it_was_starting_runs_nothing_that_is_left_for_it():
+    """Nobody tells it of a death before it asked to be told: it looks."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pgqueue.worker.jobprocess", str(gone.pid), str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+        )
+        assert process.wait(timeout=30) == 0  # and not when the channel closes, which it does not
