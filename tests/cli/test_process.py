@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,59 @@ def test_as_pid_1_it_reaps_orphans_and_ends_in_good_order(
         os.kill(first, signal.SIGTERM)
         assert process.wait(30) == 0, log.read_text()
         assert "SIGTERM: claiming no more" in log.read_text()
+        assert connection.execute("select count(*) from pgqueue.workers").fetchone() == (0,)
+    finally:
+        process.kill()  # and with it all of its namespace
+        process.wait()
+
+
+STUCK = """
+import asyncio, time
+from pgqueue import PgQueue
+
+app = PgQueue()
+
+@app.task(name="thread")
+def thread() -> None:
+    while True:
+        time.sleep(0.1)
+
+@app.task(name="swallower")
+async def swallower() -> None:
+    while True:
+        try:
+            await asyncio.sleep(0.1)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+@pytest.mark.skipif(not may_unshare(), reason="no right to make a pid namespace")
+def test_as_pid_1_it_ends_in_time_names_what_was_stuck_and_says_so(
+    pgqueue_database: str, connection: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    jobs = [connection.execute("select pgqueue.enqueue(%s)", [task]).fetchone() for task in ("thread", "swallower")]
+    flags = ["--poll-interval", "0.1", "--grace", "1", "--log-format", "json"]
+    environment = {**os.environ, "PGQUEUE_DATABASE_URL": pgqueue_database, "PYTHONPATH": str(ROOT)}
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*UNSHARE, *PGQUEUE, "worker", "stuck:app", *flags],
+            cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        running = "select count(*) from pgqueue.jobs where state = 'running'"
+        eventually(lambda: connection.execute(running).fetchone() == (2,), timeout=30)
+        (first,) = children_of(process.pid)
+        began = time.monotonic()
+        os.kill(first, signal.SIGTERM)
+        assert process.wait(30) == 1, log.read_text()
+        assert time.monotonic() - began < 1 + 10
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert sorted((line["job_id"],) for line in lines if line.get("event") == "job_stuck") == jobs
+        ready = "select count(*) from pgqueue.jobs where state = 'queued' and attempt = 0 and run_at <= now()"
+        assert connection.execute(ready).fetchone() == (2,)
         assert connection.execute("select count(*) from pgqueue.workers").fetchone() == (0,)
     finally:
         process.kill()  # and with it all of its namespace

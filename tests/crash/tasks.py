@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import sqlalchemy as sa
 from pgqueue import Context, PgQueue, RetryPolicy
 from pgqueue.events import Event
 from pgqueue.job import Job
+from tests.crash import harm
 
 app = PgQueue()  # PGQUEUE_DATABASE_URL
 
@@ -207,20 +207,54 @@ def meet(ctx: Context, other: str, me: str) -> None:
 def die(ctx: Context, ways: list[str]) -> None:
     """Takes its process along, in another way in each run."""
     write("started", ctx.job)
-    match ways[ctx.job.fence - 1]:
-        case "exit 0" | "exit 1" | "exit 70" as way:
-            os._exit(int(way[5:]))
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "segfault":
-            ctypes.string_at(0)
-        case "memory":
-            resource.setrlimit(resource.RLIMIT_AS, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, -1))
-            try:
-                hoard = [bytearray(1_000_000) for _ in range(100_000)]
-            except MemoryError:
-                os.abort()  # as C code does whose malloc fails
-            raise AssertionError(f"{len(hoard)} MB were to be had")
+    harm.end(ways[ctx.job.fence - 1])
+
+
+@app.task
+def damage(ctx: Context, what: str) -> None:
+    """Leaves its process other than it was."""
+    write("started", ctx.job)
+    harm.damage(what, keep="TEST_LEDGER")
+    write("finished", ctx.job)
+
+
+@app.task
+def spin(ctx: Context) -> None:
+    """Never ends, and asks nobody."""
+    write("started", ctx.job)
+    while True:
+        pass
+
+
+@app.task
+async def spin_loop(ctx: Context) -> None:
+    """The same on the event loop, which gets nowhere any more."""
+    write("started", ctx.job)
+    while True:
+        pass
+
+
+@app.task
+def swallow_exit(ctx: Context) -> None:
+    """Wants to end its process as Python does, and does not let itself."""
+    write("started", ctx.job)
+    while True:
+        try:
+            sys.exit(3)
+        except BaseException:
+            time.sleep(0.01)
+
+
+@app.task
+def ignore_signals(ctx: Context) -> None:
+    """Its process ignores every signal that can be ignored, and its thread blocks the others; and it never ends."""
+    write("started", ctx.job)
+    libc = ctypes.CDLL(None)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        libc.signal(int(number), 1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    while True:
+        time.sleep(1)
 
 
 @app.task
@@ -241,6 +275,18 @@ async def transact_slot(ctx: Context) -> None:
     async with ctx.transaction(driver=True) as raw:
         await raw.execute("insert into effects (job_id, fence) values (%s, %s)", [ctx.job.id, ctx.job.fence])
         await asyncio.sleep(0.01)
+
+
+@app.task
+def hold_transaction(ctx: Context, gate: str) -> None:
+    """One effect in a transaction that stays open until the gate is, and is never idle for long while this runs."""
+    with ctx.transaction() as session:
+        effect = {"job": ctx.job.id, "fence": ctx.job.fence}
+        session.execute(sa.text("insert into effects (job_id, fence) values (:job, :fence)"), effect)
+        write("started", ctx.job)
+        while not is_open(gate):
+            session.execute(sa.text("select 1"))
+            time.sleep(0.02)
 
 
 _hoard = []

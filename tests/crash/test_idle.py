@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from pgqueue.migrate import upgrade
 from pgqueue.testing import _temp_dir
 from tests.crash import tasks
 from tests.crash.processes import DEFAULTS, ended
-from tests.helpers import eventually, whole_lines
+from tests.helpers import eventually, in_time, whole_lines
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 
@@ -27,6 +28,11 @@ SPOKEN = re.compile(r"(\d+\.\d+) (pgqueue [a-z]+) LOG:  (?:statement|execute [^:
 PROCESSES, SLOTS = 2, 3
 ASKS = 8.0  # statements a second and process: about twice a poll interval for work, the rest seldom
 OPEN = 1.0  # seconds
+POLL = 1.0
+ASLEEP = """
+    select 1 from pg_stat_activity
+    where application_name = 'pgqueue claim' and state = 'idle' and query like '%min(due.run_at)%'
+"""  # the last thing that it asks before it waits
 ROLES = "pgqueue claim", "pgqueue settle", "pgqueue listener", "pgqueue chores"
 QUIET = Counter({**dict.fromkeys(ROLES, PROCESSES), "pgqueue heartbeat": 1})
 
@@ -117,3 +123,24 @@ def test_a_busy_worker_has_as_many_connections_as_it_may_and_no_more(start, serv
     assert most <= QUIET + Counter({"pgqueue job": PROCESSES * SLOTS}), most
     assert most["pgqueue job"] > PROCESSES
     assert {ended(connection, job)[:2] for job in jobs} == {("completed", 1)}
+
+
+def test_a_job_of_which_nobody_is_notified_starts_within_the_poll_interval_and_a_second(
+    start, ledger, server, connection
+):
+    worker = start(url=server.url(), **DEFAULTS)
+    ledger.wait_for("finished", tasks.quick.enqueue(connection).id)
+    silent = tasks.quick.options(wake=False)
+
+    def take() -> float:
+        """Seconds from the commit of an enqueue to the job's start, the most of ten, each on an idle worker."""
+        late = []
+        for _ in range(10):
+            eventually(lambda: connection.execute(ASLEEP).fetchone())
+            job = silent.enqueue(connection).id
+            committed = time.monotonic_ns()
+            late.append((ledger.wait_for("started", job).at - committed) / 1e9)
+        return max(late)
+
+    in_time(take, POLL + 1.0)
+    assert not worker.log("database_away")

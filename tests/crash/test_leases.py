@@ -16,26 +16,29 @@ from tests.helpers import eventually, in_time
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="reads /proc")
 
-BESIDE = tasks.hold_thread, tasks.hold_slot
+BESIDE = tasks.hold_thread, tasks.hold_slot, tasks.hold_transaction
 
 
+@pytest.mark.timeout(240)
 def test_a_long_job_is_never_rescued_whatever_it_does_to_its_process_nor_is_one_beside_it(start, ledger, connection):
     holders = [
         *((task, "gate") for task in (tasks.hold_slot, tasks.hold_thread, tasks.block_loop, tasks.hold_gil)),
         (tasks.hold_gil_at_once, 6),
     ]
-    neighbours, jobs = [], []
+    connection.execute("create table effects (job_id bigint, fence int)")
+    neighbours, inside, jobs = [], [], []
     for number, (task, how) in enumerate(holders):  # each in a process of its own, with others that were there before
         queue = f"q{number}"
-        start(queues=queue, concurrency=3, lease=2.5)
-        here = [beside.options(queue=queue).enqueue(connection, "gate").id for beside in BESIDE]
-        for job in here:
+        start(queues=queue, concurrency=4, lease=2.5)
+        beside = [one.options(queue=queue).enqueue(connection, "gate").id for one in BESIDE]
+        for job in beside:
             ledger.wait_for("started", job)
-        neighbours += here
+        neighbours += beside[:-1]
+        inside += beside[-1:]
         jobs.append(task.options(queue=queue).enqueue(connection, how).id)
-        assert ledger.wait_for("started", jobs[-1]).pid == ledger.wait_for("started", here[0]).pid
+        assert ledger.wait_for("started", jobs[-1]).pid == ledger.wait_for("started", beside[0]).pid
     start(lease=2.5)  # would take what another loses, and looks for it all the time
-    eventually(lambda: len(workers(connection)) == len(holders) + 1)
+    eventually(lambda: len(workers(connection)) == len(holders) + 1, timeout=30)
 
     since = connection.execute("select clock_timestamp()").fetchone()
     renewed = "select count(*) from pgqueue.workers where heartbeat_at > %s::timestamptz + interval '5.5 s'"
@@ -48,6 +51,15 @@ def test_a_long_job_is_never_rescued_whatever_it_does_to_its_process_nor_is_one_
     at_once = jobs[-1]
     held = ledger.wait_for("finished", at_once).at - ledger.wait_for("started", at_once).at
     assert held > 2 * 2.5e9
+    # A transaction may be idle for a lease at most, and one whose process gets nowhere is: then its job runs again, by
+    # the same worker, as if it had not been started.
+    ends = [ended(connection, job) for job in inside]
+    assert [end[:2] for end in ends] == [("completed", 1)] * len(inside)
+    assert [end.fence for end in ends[:3]] == [1] * 3
+    assert not any(end.crashes for end in ends)
+    assert all("(no attempt used)" in error["error"] for end in ends for error in end.errors or ())
+    effects = connection.execute("select job_id, fence from effects order by job_id").fetchall()
+    assert effects == [(job, end.fence) for job, end in zip(inside, ends, strict=True)]
 
 
 def test_with_the_defaults_the_jobs_of_a_dead_machine_start_elsewhere_within_twenty_seconds(start, ledger, connection):

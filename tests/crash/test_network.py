@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import time
 
 import psycopg
 import pytest
 
 from tests.crash import tasks
-from tests.crash.processes import ended, health, row
+from tests.crash.processes import ended, health, is_alive, row
 from tests.helpers import eventually
 
 LEASE = 6.0  # the heart gives an answer 1 s, claim and settle give it 2 s
@@ -81,6 +84,34 @@ def test_a_worker_can_be_stopped_while_nothing_moves_and_another_runs_what_it_ra
     proxy.go_on()
     start(url=proxy.url)
     assert ended(connection, running)[:2] == ("completed", 1)
+
+
+def test_a_worker_ends_in_time_when_a_process_is_frozen_and_the_database_stalls_as_well(
+    start, proxy, connection, ledger
+):
+    """The worst sum: one hears nothing, the other cannot write, and nobody can bury either."""
+    worker = start(url=proxy.url, lease=1.5 * LEASE, grace=0.5, processes=2, concurrency=1)
+    jobs = [tasks.hold_thread.enqueue(connection, "gate").id for _ in range(2)]
+    frozen, stuck = (ledger.wait_for("started", job).pid for job in jobs)
+    os.kill(frozen, signal.SIGSTOP)
+    eventually(lambda: worker.log("child_stopped"))
+    proxy.stall()
+
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 1
+    assert time.monotonic() - began < 0.5 + 10
+
+    assert not is_alive(frozen)
+    assert not is_alive(stuck)
+    assert re.search(rf"worker process {frozen}\b[^\n]* killed", worker.text())  # in its time, or for its lease
+    assert [line["job_id"] for line in worker.log("job_stuck")] == jobs[1:]
+    assert "the database is away: jobs that were running will be rescued when their lease ends" in worker.text()
+    ledger.open("gate")
+    proxy.go_on()
+    start(url=proxy.url)
+    for job in jobs:
+        assert ended(connection, job)[:2] == ("completed", 1)
 
 
 def test_a_network_that_passes_a_byte_at_a_time_is_enough(start, proxy, connection, all_well):

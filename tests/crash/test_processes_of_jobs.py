@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.crash import surroundings, tasks
+from tests.crash import harm, surroundings, tasks
 from tests.crash.processes import ended, is_alive, row
 from tests.helpers import eventually
 
@@ -48,6 +48,33 @@ def test_a_job_that_forks_and_returns_twice_is_done_once_and_its_copy_ends(start
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert not [line for line in worker.log() if line["level"] == "error"]
+
+
+@pytest.mark.parametrize("what", harm.DAMAGE)
+def test_what_a_job_leaves_behind_in_its_process_harms_no_other_and_the_worker_ends_well(
+    start, ledger, connection, what
+):
+    neighbours = [task.enqueue(connection, "gate").id for task in (tasks.hold_thread, tasks.hold_slot)]
+    worker = start(concurrency=4)
+    for job in neighbours:
+        ledger.wait_for("started", job)
+
+    culprit = tasks.damage.enqueue(connection, what).id
+    ledger.wait_for("finished", culprit)
+    after = tasks.quick.enqueue_many(connection, [()] * 5)
+    for job in after:
+        assert ended(connection, job)[:2] == ("completed", 1)
+    ledger.open("gate")
+    for job in neighbours:
+        assert ended(connection, job)[:2] == ("completed", 1)
+    end = ended(connection, culprit)
+    # Whoever closes its process's descriptors breaks it, and may do so again until its crashes are used up.
+    assert end.state == "completed" or (what, end.reason) == ("descriptors", "crashed")
+    if what != "descriptors":
+        assert end[:4] == ("completed", 1, 1, 0)
+        assert not worker.log("child_died")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
 
 
 def test_a_process_that_runs_a_job_ends_with_its_worker_and_is_no_crash_of_another(start, ledger, connection):

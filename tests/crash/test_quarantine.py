@@ -9,7 +9,7 @@ import pytest
 
 from pgqueue import PgQueue
 from tests.crash import tasks
-from tests.crash.processes import ended, is_alive, row
+from tests.crash.processes import ended, is_alive, processes_with, row
 from tests.helpers import eventually
 from tests.life.workbench import working
 
@@ -21,10 +21,10 @@ NEIGHBOURS = 24
 def test_jobs_that_kill_their_process_are_dead_after_three_crashes_and_their_neighbours_complete(
     start, ledger, connection
 ):
-    ways = ("segfault", "exit 0", "kill", "memory")
-    poison = {tasks.die.enqueue(connection, [way] * 4).id: way for way in ways[:2]}
+    ways = ("segfault", "exit 0", "exit in C", "kill", "memory", "fork bomb")
+    poison = {tasks.die.enqueue(connection, [way] * 4).id: way for way in ways[:3]}
     innocent = tasks.slow.enqueue_many(connection, [(0.2,)] * NEIGHBOURS)
-    poison |= {tasks.die.enqueue(connection, [way] * 4).id: way for way in ways[2:]}
+    poison |= {tasks.die.enqueue(connection, [way] * 4).id: way for way in ways[3:]}
 
     worker = start(drain=True, concurrency=12, processes=2)
 
@@ -50,6 +50,7 @@ def test_jobs_that_kill_their_process_are_dead_after_three_crashes_and_their_nei
         suspected += end.crashes
     assert suspected
     assert {line["job_id"] for line in worker.log("job_dead_lettered")} == set(poison)
+    eventually(lambda: not processes_with(ledger.path))  # what one of them has forked goes with it
 
 
 def test_a_suspect_starts_in_a_process_of_its_own_that_ends_when_none_is_left(start, ledger, connection):

@@ -89,6 +89,25 @@ def test_jobs_that_swallow_their_cancellation_keep_no_worker_and_are_named(start
     assert "killed" not in worker.text()  # it went by itself
 
 
+@pytest.mark.parametrize("task", [tasks.spin, tasks.spin_loop, tasks.swallow_exit, tasks.ignore_signals])
+def test_whatever_a_job_does_to_stay_its_worker_ends_and_the_job_goes_back(start, ledger, connection, task):
+    stuck = task.enqueue(connection).id
+    worker = start(grace=0.2)
+    child = ledger.wait_for("started", stuck).pid
+
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    os.kill(child, signal.SIGTERM)  # as a service manager does
+
+    assert worker.wait() == 1
+    assert time.monotonic() - began < 0.2 + 10
+    assert not is_alive(child)
+    assert _can_start_now(connection, stuck)
+    named = worker.log("job_stuck") + worker.log("job_rescued")
+    assert {line["job_id"] for line in named} == {stuck}
+    assert _nothing_is_left_of_the_worker(connection)
+
+
 def test_an_attempt_that_swallows_its_timeout_is_named_and_fails_when_it_ends(start, ledger, connection):
     job = tasks.swallow.options(timeout=0.2, max_attempts=1).enqueue(connection, "gate").id
     worker = start()

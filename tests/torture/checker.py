@@ -24,6 +24,19 @@ from tests.torture.ledger import Line
 
 ENDED = {"completed", "dead", "cancelled", "expired"}
 TABLES = ("jobs", "finished_jobs", "dead_jobs")
+ABANDONED = 5.0  # seconds after which the server ends the transaction of a session that leads nowhere: link.py
+SEEN = 2.0  # seconds until the jobs of a process whose death its supervisor saw are given back
+
+# Faults that hold up processes, network or server. Those that do not (kills, a deployment, what jobs do to their own
+# process) are no excuse for what has to be done within a moment.
+HOLDING_UP = frozenset(
+    {
+        *("lose_answers", "stop_at_points", "freeze_child", "freeze_worker", "freeze_inside"),
+        *("terminate_backends", "stall", "cut", "half_open", "slow"),
+        *("kill_backend", "crash_server", "hold_server", "lose_standby", "hostile_settings", "lock_rows", "lock_table"),
+    }
+)
+DEAF = frozenset({"block_loop", "stubborn"})  # jobs that keep their own process from hearing anything
 
 
 class Change(NamedTuple):
@@ -79,6 +92,7 @@ class Rules:
     poll: float = 1.0
     max_crashes: int = 3
     slack: float = 5.0  # seconds that a busy machine may add to anything
+    stall: float = 1.0  # and to what nobody holds up
     delays: Mapping[str, Callable[[int], float]] = field(default_factory=dict)  # task -> attempt -> least backoff
     killers: frozenset[str] = frozenset()  # tasks that end their process
     risky: frozenset[str] = frozenset()  # tasks that may end theirs
@@ -197,14 +211,23 @@ class Evidence:
     @cached_property
     def faults(self) -> list[tuple[float, float]]:
         """When the tormentor was at it."""
+        return [(begin, end) for begin, end, _ in self.deeds]
+
+    @cached_property
+    def deeds(self) -> list[tuple[float, float, str]]:
+        """And what it did."""
         begun: dict[str, float] = {}
         found = []
         for line in self.told("fault", "healed"):
             if line.event == "fault":
                 begun[line.note] = line.at
             else:
-                found.append((begun.pop(line.note, line.at), line.at))
-        return found + [(begin, math.inf) for begin in begun.values()]
+                found.append((begun.pop(line.note, line.at), line.at, line.note.rpartition(" ")[2]))
+        return found + [(begin, math.inf, note.rpartition(" ")[2]) for note, begin in begun.items()]
+
+    def held_up(self, since: float, until: float, by: frozenset[str] = HOLDING_UP) -> bool:
+        """Whether a fault of those was on in that time, or had been until a moment before."""
+        return any(name in by and begin <= until and since <= end + self.rules.slack for begin, end, name in self.deeds)
 
     def quiet(self, since: float) -> float:
         """From when on, at `since` or after it, nothing was done to anybody. A moment between two faults is not it."""
@@ -498,6 +521,11 @@ def i9(e: Evidence) -> Iterator[Violation]:
                     yield Violation("I9", f"innocent, {ours} of its processes were killed, and dead: {edge}", job)
             if edge.new.get("crashes", 0) > e.rules.max_crashes:
                 yield Violation("I9", f"{edge.new['crashes']} crashes: {edge}", job)
+            # Whoever ran beside it, too: what a burial gives back has its attempt again.
+            burial = e.buried.get(edge.worker)
+            charged = edge.kind == "retry" or (edge.kind == "dead" and edge.new.get("reason") != "crashed")
+            if charged and burial is not None and burial.tx == edge.tx:
+                yield Violation("I9", f"charged an attempt for the end of its process: {edge}", job)
     for job, row in e.rows.items():
         # An operator may have cancelled it before it could.
         if row["task"] in e.rules.killers and (row["state"], row.get("reason")) not in _NO_MORE["crashed"]:
@@ -585,8 +613,10 @@ def i20(e: Evidence) -> Iterator[Violation]:
 
 
 def i21(e: Evidence) -> Iterator[Violation]:
-    """Told to stop, a worker claims nothing more and ends within grace + 10 s; what it interrupts costs no attempt."""
+    """Told to stop, a worker claims nothing more and ends within grace + 10 s; what it interrupts costs no attempt, and
+    can start elsewhere a second after its end."""
     ends = {line.note.split()[0]: line.at for line in e.told("exit")}
+    killed = {line.note.split()[0] for line in e.told("exit") if line.note.split()[-1].startswith("-")}
     frozen = [(line.note.split()[0], line.at) for line in e.told("freeze")]
     for line in e.told("term"):
         who, *children = line.note.split()
@@ -596,9 +626,17 @@ def i21(e: Evidence) -> Iterator[Violation]:
         if took > e.rules.grace + 10.0 + e.rules.slack:
             yield Violation("I21", f"supervisor {who} ended {took:.1f} s after it was told to")
         ours = {change.id for change in e.changes if change.new and str(change.new.get("pid")) in children}
-        for (job, _), claim in e.claims.items():
-            if claim.worker in ours and e.mono(claim.said) > line.at + e.rules.slack:
+        deaf = e.held_up(line.at, line.at + e.rules.slack, HOLDING_UP | DEAF)
+        ended = ends.get(who, math.inf)
+        left_alone = who not in killed and ended < math.inf and not e.held_up(line.at, ended + 1.0)
+        for (job, fence), claim in e.claims.items():
+            if claim.worker not in ours:
+                continue
+            if e.mono(claim.said) > line.at + (e.rules.slack if deaf else e.rules.stall):
                 yield Violation("I21", f"claimed {e.mono(claim.said) - line.at:.3f} s after SIGTERM: {claim}", job)
+            end = e.ends.get((job, fence))
+            if left_alone and (math.inf if end is None else e.mono(end.at)) > ended + 1.0 + e.rules.stall:
+                yield Violation("I21", f"not to be had a second after supervisor {who} ended: {claim}; {end}", job)
     for run in e.runs:
         edge = e.ends.get((run.job, run.fence))
         charged = edge is not None and edge.kind in ("retry", "dead") and edge.new.get("reason") != "crashed"
@@ -607,17 +645,28 @@ def i21(e: Evidence) -> Iterator[Violation]:
 
 
 def i22(e: Evidence) -> Iterator[Violation]:
-    """What a killed process ran is taken from it within a lease and a sweep, from when the faults have ended."""
+    """What a killed process ran is taken from it: within 2 s when its supervisor sees it die and nothing is held up,
+    else within a lease and a sweep, from when the faults have ended."""
     pids = {change.id: change.new["pid"] for change in e.changes if change.table == "workers" and change.new}
     claims = defaultdict(list)
     for (job, fence), claim in e.claims.items():
         claims[pids.get(claim.worker, 0)].append((job, fence, claim))
     for line in e.told("kill"):
         bound = e.tended(line.at) + e.rules.lease + 2 * e.rules.sweep + e.rules.slack
+        if line.note.endswith(" supervised") and not _unseen(e, line.at):
+            bound = line.at + SEEN + e.rules.stall
         for job, fence, claim in claims[int(line.note.split()[0])]:
             end = e.ends.get((job, fence))
             if e.mono(claim.at) < line.at and (math.inf if end is None else e.mono(end.at)) > bound:
                 yield Violation("I22", f"still of the process that was killed at {line.at:.3f}: {claim}; {end}", job)
+
+
+def _unseen(e: Evidence, at: float) -> bool:
+    """Whether something kept a supervisor from seeing a death, or from saying so: something held up, or its own end."""
+    if e.held_up(at, at + SEEN):
+        return True
+    own = (line for line in e.told("kill", "term", "exit") if abs(line.at - at) <= SEEN + e.rules.stall)
+    return any(not line.note.endswith(" supervised") for line in own)
 
 
 def i23(e: Evidence) -> Iterator[Violation]:
@@ -677,15 +726,24 @@ def i25(e: Evidence) -> Iterator[Violation]:
 def i31(e: Evidence) -> Iterator[Violation]:
     """No worker keeps a transaction open for more than a second, nor more connections than it needs."""
     for snapshot in e.snapshots:
-        if e.quiet(snapshot.at) > snapshot.at:
-            continue
         for name, seconds in snapshot.open.items():
-            if seconds > 1.0 + e.rules.slack:
+            begun = snapshot.at - seconds
+            # What was opened while something was held up may be of a connection that leads nowhere, or of a process
+            # that a job keeps from going on.
+            held_up = e.held_up(begun, snapshot.at, HOLDING_UP | DEAF)
+            if snapshot.at > e.quiet(begun) + (ABANDONED + e.rules.slack if held_up else 1.0 + e.rules.stall):
                 yield Violation("I31", f"at {snapshot.at:.3f} {name!r} is idle in its transaction for {seconds:.1f} s")
     calm = next((line.at for line in e.told("calm")), math.inf)
+    since: dict[str, float] = {}
     for snapshot in e.snapshots:
-        for name, number in snapshot.connections.items():
-            if snapshot.at > calm and number > e.rules.connections.get(name, number):
+        many = {
+            name: number
+            for name, number in snapshot.connections.items()
+            if snapshot.at > calm and number > e.rules.connections.get(name, number)
+        }
+        since = {name: since.get(name, snapshot.at) for name in many}
+        for name, number in many.items():
+            if snapshot.at >= since[name] + e.rules.stall:  # a backend may take a moment to see that nobody is there
                 yield Violation("I31", f"at {snapshot.at:.3f} there are {number} connections of {name!r}")
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -117,7 +118,7 @@ def hit(name: str, raw: Any = None) -> None:
     match action:
         case "kill":
             for pid in (*_children(), os.getpid()):  # a supervisor's end is that of its children
-                ledger.write("kill", note=f"{pid} {name}")
+                ledger.write("kill", note=f"{pid} {name}" + (" supervised" if _is_child() else ""))
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             ledger.write("freeze", note=f"{os.getpid()} {name}")
@@ -160,6 +161,11 @@ def _name(raw: Any, gen: Any) -> str | None:
     frame = getattr(gen, "gi_frame", None)
     query = None if frame is None else frame.f_locals.get("query")
     return _verbs.get(query) if isinstance(query, str) else None
+
+
+def _is_child() -> bool:
+    """Of a supervisor, which will see what becomes of us. Supervisors, and workers inside an application: worker.py."""
+    return not any(word.endswith("torture.worker") for word in sys.orig_argv)
 
 
 def _children() -> list[int]:

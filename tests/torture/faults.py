@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from tests.crash import harm
 from tests.crash.processes import children_of
 from tests.torture import failpoints, tasks
 
@@ -40,6 +41,9 @@ POINTS = (
     ),
     *("complete.sent", "complete.done", "retry.sent", "retry.done", "give_back.sent", "give_back.done"),
     *("dead_letter.sent", "dead_letter.done", "heartbeat.sent", "heartbeat.done", "rescue.sent", "rescue.done"),
+    *("register.sent", "register.done", "leave.sent", "leave.done", "ghosts.sent", "ghosts.done"),
+    *("cancel_running.sent", "cancel_running.done", "cancel_asked.sent", "cancel_asked.done"),
+    *("crash.sent", "crash.done", "standing.sent", "standing.done"),
 )
 ANSWERS = tuple(point for point in POINTS if point.endswith(".done"))
 
@@ -278,8 +282,9 @@ def lock_table(c: Cluster, chance: random.Random) -> None:
 
 
 def poison(c: Cluster, chance: random.Random) -> None:
-    """F26"""
-    c.enqueue(tasks.poison, chance.choice(tasks.WAYS))
+    """F26: in a worker's process, and in one of the job's own."""
+    c.enqueue(tasks.poison, chance.choice(harm.WAYS))
+    c.enqueue(tasks.poison_alone)
     pause(2.0)
 
 
@@ -299,7 +304,7 @@ def block_loop(c: Cluster, chance: random.Random) -> None:
 
 def damage(c: Cluster, chance: random.Random) -> None:
     """F29"""
-    for what in chance.sample(tasks.DAMAGE, 3):
+    for what in chance.sample(harm.DAMAGE, 3):
         c.enqueue(tasks.damage, what)
     c.enqueue(tasks.fork)
     pause(1.5)

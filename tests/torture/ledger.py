@@ -42,7 +42,8 @@ class Line(NamedTuple):
         return f"{self.at:.3f} pid {self.pid} {self.event}{run} {self.key} {self.note}".rstrip()
 
 
-_files: dict[int, int] = {}  # process -> descriptor: a fork must not write into its parent's
+# process, directory -> descriptor: a fork must not write into its parent's, nor one test into that of another
+_files: dict[tuple[int, Path], int] = {}
 
 
 def write(
@@ -59,14 +60,15 @@ def write(
     now = time.monotonic_ns()
     run = ("", job, 0, 0) if of is None else (of.worker_id or "", of.id, of.fence, of.attempt)
     line = "\t".join(map(str, (now, os.getpid(), *run, key, event, note.replace("\t", " ").replace("\n", " ")))) + "\n"
-    if os.getpid() not in _files:
+    mine = os.getpid(), place
+    if mine not in _files:
         _files.clear()
-        _files[os.getpid()] = _open(place)
+        _files[mine] = _open(place)
     try:
-        _put(_files[os.getpid()], line.encode())
+        _put(_files[mine], line.encode())
     except OSError:  # a job that closes every descriptor closes this one, too
-        _files[os.getpid()] = _open(place)
-        _put(_files[os.getpid()], line.encode())
+        _files[mine] = _open(place)
+        _put(_files[mine], line.encode())
     return now / 1e9
 
 

@@ -200,7 +200,8 @@ class Cluster:
         return [pid for one in self.supervisors for pid in children_of(one.pid) if is_alive(pid)]
 
     def kill(self, pid: int) -> None:
-        self.say("kill", f"{pid}")
+        """A child: its supervisor sees it."""
+        self.say("kill", f"{pid} supervised")
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -301,8 +302,7 @@ class Sampler(threading.Thread):
                 from (
                     select application_name, max(extract(epoch from clock_timestamp() - state_change)) as seconds
                     from pg_stat_activity
-                    where application_name like 'pgqueue %' and application_name <> 'pgqueue job'
-                        and state like 'idle in transaction%'
+                    where application_name like 'pgqueue %' and state like 'idle in transaction%'
                     group by 1
                 ) as open
             ),
@@ -359,8 +359,9 @@ def rules(cluster: Cluster) -> Rules:
         grace=GRACE,
         poll=POLL,
         slack=5.0,
+        stall=2.0,
         delays={name: lambda attempt: min(0.15, 0.05 * 2.0 ** (attempt - 1)) for name in _SOON},
-        killers=frozenset({tasks.poison.name}),
+        killers=frozenset({tasks.poison.name, tasks.poison_alone.name}),
         risky=frozenset({tasks.damage.name, tasks.fork.name}),
         transactional=frozenset({tasks.transact.name, tasks.transact_async.name}),
         stays=frozenset({UNKNOWN_TASK}),
@@ -383,11 +384,11 @@ _SOON = [task.name for task in (tasks.failing, tasks.hopeless)]
 def torment(
     cluster: Cluster, seconds: float, seed: int, *, faults: tuple[Fault, ...] = FAULTS, tell: Any = lambda text: None
 ) -> None:
-    """Two faults at a time, for about so long."""
+    """Two faults at a time, for about so long, and until each has come once."""
     chance = random.Random(seed)
     end = time.monotonic() + seconds
     for number, two in enumerate(pairs(chance, faults)):
-        if time.monotonic() > end:
+        if time.monotonic() > end and 2 * number >= len(faults):
             break
         tell(f"{' and '.join(fault.__name__ for fault in two)}")
         threads = [

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import locale
 import os
 import re
-import resource
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator
 
+import psycopg
 import sqlalchemy as sa
 
 from pgqueue import Cancel, ClaimLost, Context, DeadLetter, PgQueue, RetryPolicy, Snooze
 from pgqueue.events import Event
 from pgqueue.sql import statements
+from tests.crash import harm
 from tests.torture import failpoints, ledger
 
 SOON = RetryPolicy(delay=0.05, factor=2.0, max_delay=0.15, jitter=0.1)
@@ -166,36 +162,28 @@ def bad(ctx: Context, key: str, number: int) -> None:
 
 # -- and those that harm their process ---------------------------------------------------------------------------------
 
-WAYS = "exit 0", "exit 3", "kill", "abort", "segfault", "memory", "stack"
-
 
 @app.task(name="torture.poison")
 def poison(ctx: Context, key: str, way: str) -> None:
     """Ends its process, one way or another."""
     ledger.write("run.start", of=ctx.job, key=key)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    match way:
-        case "exit 0" | "exit 3":
-            os._exit(int(way[5:]))
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "abort":
-            os.abort()
-        case "segfault":
-            ctypes.string_at(0)
-        case "memory":
-            resource.setrlimit(resource.RLIMIT_AS, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, -1))
-            try:
-                hoard = [bytearray(1_000_000) for _ in range(100_000)]
-            except MemoryError:
-                os.abort()  # as C code does whose malloc fails
-            raise AssertionError(f"{len(hoard)} MB were to be had")
-        case "stack":
-            sys.setrecursionlimit(10**9)
-            function = ctypes.PYFUNCTYPE(ctypes.py_object)
-            deeper = function(lambda: deeper())
-            deeper()
-    raise AssertionError(f"alive after {way}")
+    harm.end(way)
+
+
+@app.task(name="torture.poison_alone", run_in="process")
+def poison_alone(ctx: Context, key: str) -> None:
+    """The same in a process that runs nothing else: its worker lives, and writes the crash down."""
+    ledger.write("run.start", of=ctx.job, key=key)
+    harm.end("kill")
+
+
+@app.task(name="torture.recanted", retry=SOON, max_attempts=20)
+def recanted(ctx: Context, key: str) -> None:
+    """Is to end by an operator's word of which its worker has not heard when it fails."""
+    with run(ctx, key):
+        with psycopg.connect(os.environ["PGQUEUE_DATABASE_URL"], application_name="operator") as raw:
+            raw.execute("select pgqueue.cancel(%s)", [ctx.job.id])
+        raise RuntimeError("never mind")
 
 
 @app.task(name="torture.block_loop")
@@ -229,36 +217,11 @@ def hold_gil(ctx: Context, key: str, seconds: float) -> None:
             sum(range(8_000_000))
 
 
-DAMAGE = "directory", "descriptors", "signals", "locale", "umask", "environment", "thread", "memory", "fork"
-_leak: list[bytes] = []
-
-
 @app.task(name="torture.damage", retry=SOON)
 def damage(ctx: Context, key: str, what: str) -> None:
     """Leaves its process other than it was."""
     with run(ctx, key):
-        match what:
-            case "directory":
-                os.chdir("/")
-            case "descriptors":
-                os.closerange(0, 256)
-            case "signals":
-                # Only the main thread may, by Python's rules; C code asks nobody.
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-                    ctypes.CDLL(None).signal(number, 1)
-            case "locale":
-                locale.setlocale(locale.LC_ALL, "C")
-            case "umask":
-                os.umask(0o777)
-            case "environment":
-                for name in [name for name in os.environ if name != ledger.VARIABLE]:
-                    del os.environ[name]
-            case "thread":
-                threading.Thread(target=time.sleep, args=[5.0], daemon=True).start()
-            case "memory":
-                _leak.append(b"x" * (50 << 20))
-            case "fork":
-                os.fork()  # and both return
+        harm.damage(what, keep=ledger.VARIABLE)
 
 
 @app.task(name="torture.fork", retry=SOON)
