@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from pgqueue.errors import ConfigurationError
 from pgqueue.failure import describe, trace
-from pgqueue.job import Job, State
+from pgqueue.job import DeadReason, Job, State
 
 EventName = Literal[
     "started",
@@ -34,18 +34,28 @@ EventName = Literal[
     "redriven",
 ]
 NAMES: tuple[EventName, ...] = get_args(EventName)
+FAILURES: tuple[EventName, ...] = ("failed", "retried", "dead_lettered")  # those with an exception
 
 log = logging.getLogger("pgqueue")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One transition. error: the attempt's error as text, if there was one. delay: seconds until the next attempt."""
+    """One transition.
+
+    error: the attempt's error as text, if there was one · delay: seconds until the next attempt · exception, of failed,
+    retried and dead_lettered: the error itself, with its traceback; what the job steered by; the TaskTimeout or BadRow
+    that stands for one. None where nothing was raised in this process: a crash, an error in a job's own process ·
+    traceback: as text, as it is stored; None without one · reason: why it is dead, a DeadReason.
+    """
 
     name: str
     job: Job
     error: str | None = field(default=None, repr=False)
     delay: float | None = None
+    exception: BaseException | None = field(default=None, repr=False)
+    traceback: str | None = field(default=None, repr=False)
+    reason: DeadReason | None = None
 
 
 Handler = Callable[[Event], Any]

@@ -19,7 +19,7 @@ from pgqueue.counts import Counts
 from pgqueue.db import Rescued
 from pgqueue.drivers import Steps
 from pgqueue.events import Event, Events
-from pgqueue.job import Job, State
+from pgqueue.job import DeadReason, Job, State
 from pgqueue.settings import MAX_CRASHES
 from pgqueue.sql import Statements
 
@@ -78,11 +78,11 @@ def count(rescued: Sequence[Rescued], counts: Counts) -> None:
 def emit(rescued: Sequence[Rescued], events: Events) -> None:
     """Calls the handlers of each rescued job's event."""
     for job in rescued:
-        name, state, error = "rescued", State.QUEUED, None
+        name, state, error, reason = "rescued", State.QUEUED, None, None
         if job.cancelled is not None:
             name, state, error = "cancelled", State.CANCELLED, job.cancelled
         elif job.dead:
-            name, state, error = "dead_lettered", State.DEAD, "its worker process died"
+            name, state, error, reason = "dead_lettered", State.DEAD, "its worker process died", DeadReason.CRASHED
         if events.wanted(name):
             seen = Job(id=job.id, task=job.task, queue=job.queue, attempt=job.attempt, fence=job.fence, state=state)
-            events.emit(Event(name, seen, error))
+            events.emit(Event(name, seen, error, reason=reason))

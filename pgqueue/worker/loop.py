@@ -23,7 +23,7 @@ from uuid import UUID
 from pgqueue import db
 from pgqueue.counts import Counts
 from pgqueue.db import Claim, Order
-from pgqueue.events import Event, Events, cancelled
+from pgqueue.events import FAILURES, Event, Events, cancelled
 from pgqueue.failure import describe, trace
 from pgqueue.link import INFRASTRUCTURE, Link
 from pgqueue.settings import CHORE_PATIENCE, WorkerSettings
@@ -34,8 +34,19 @@ from pgqueue.worker.claim import Attempt, Claimer
 from pgqueue.worker.coroutines import Coroutines
 from pgqueue.worker.orders import Orders
 from pgqueue.worker.processes import Processes, ProcessRun
-from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run, Stage
-from pgqueue.worker.settle import COMPLETE, Settlement, Settler, ToCancelled, ToGiveBack, complete_one, decide
+from pgqueue.worker.run import SUCCEEDED, Completed, End, Failed, Lost, Outcome, Run, Stage, raised
+from pgqueue.worker.settle import (
+    COMPLETE,
+    Settlement,
+    Settler,
+    ToCancelled,
+    ToDead,
+    ToGiveBack,
+    ToRetry,
+    Verdict,
+    complete_one,
+    decide,
+)
 from pgqueue.worker.threads import Threads
 from pgqueue.worker.transaction import Connections, Fenced
 from pgqueue.worker.wake import Wake
@@ -523,8 +534,15 @@ class Loop:
         try:
             verdict = decide(outcome, number, most, policy, self._uniform)
         except Exception as error:  # the job's own code again: a Steer with a broken __str__, say
-            verdict = decide(Failed(error, describe(error), trace(error)), number, most, policy, self._uniform)
-        self._settler.add(Settlement(attempt, verdict, seconds))
+            outcome = Failed(error, describe(error), trace(error))
+            verdict = decide(outcome, number, most, policy, self._uniform)
+        self._settler.add(Settlement(attempt, verdict, seconds, exception=self._told(outcome, attempt, verdict)))
+
+    def _told(self, outcome: Outcome, attempt: Attempt, verdict: Verdict) -> BaseException | None:
+        """What the handlers of its events are told was raised: kept, with all that its frames hold, for them alone."""
+        if isinstance(verdict, ToRetry | ToDead) and any(map(self._events.wanted, FAILURES)):
+            return raised(outcome, attempt)
+        return None
 
     def _given_back(self, claims: list[Claim]) -> None:
         self._claimer.given_back(claims)

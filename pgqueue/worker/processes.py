@@ -353,7 +353,7 @@ class ProcessRun:
         if self._killed is None:
             when = "" if self._started else " before the job began"
             return Crashed(f"its process {death(code)}{when}", self.attempt.claim.crashes + 1)
-        late = TaskTimeout(f"killed: {self._killed}")
+        late = Killed(f"killed: {self._killed}")
         failure = Failed(late, f"pgqueue.errors.TaskTimeout: {late}", None, timed_out=True)
         # Killed before it began, it is a machine that is too slow, or its imports are: no word of the job's own yet.
         return failure if self._started else Hindered(failure)
@@ -397,10 +397,11 @@ class ProcessRun:
                 return Succeeded(None if result is None else Encoded(result))
             case "failed":
                 error = _raised([tuple(one) for one in message["kinds"]], message["text"])
-                return Failed(error, message["text"], message["traceback"], timed_out=bool(message.get("timed_out")))
+                timed_out = bool(message.get("timed_out"))
+                return Failed(error, message["text"], message["traceback"], timed_out, here=False)
             case "hindered":
                 error = _raised([tuple(one) for one in message["kinds"]], message["text"])
-                return Hindered(Failed(error, message["text"], message["traceback"]))
+                return Hindered(Failed(error, message["text"], message["traceback"], here=False))
             case "steered":
                 return Steered(_steer(message["steer"], message["why"], message["delay"]))
             case "unreadable":
@@ -427,6 +428,10 @@ class Taken(threading.Event):
     def set(self) -> None:
         super().set()
         self._process.send(lost=[self._claim.id, self._claim.fence])
+
+
+class Killed(TaskTimeout):
+    """Its process was killed: nothing of what ran around the job there has ended."""
 
 
 class RemoteError(Exception):

@@ -39,12 +39,14 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """error is for the policy to look at; text and traceback are what is stored."""
+    """error is for the policy to look at; text and traceback are what is stored. here: it is the error itself, and not
+    one made in the likeness of what another process has raised."""
 
     error: BaseException
     text: str
     traceback: str | None = field(default=None, repr=False)
     timed_out: bool = False
+    here: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,18 @@ SUCCEEDED = Succeeded()  # with nothing to keep: made once, since frozen ones ar
 
 Outcome = Succeeded | Failed | Steered | Unreadable | Interrupted | Crashed | Hindered
 End = Outcome | Completed | Lost
+
+
+def raised(outcome: Outcome, attempt: Attempt) -> BaseException | None:
+    """What was raised here and ended the attempt, for whoever wants more than its text; None if nothing was."""
+    match outcome:
+        case Failed(error=error, here=True):
+            return error
+        case Steered(steer):
+            return steer
+        case Unreadable():
+            return attempt.unreadable
+    return None
 
 
 @dataclass(frozen=True, slots=True)

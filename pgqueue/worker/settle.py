@@ -167,7 +167,7 @@ def _word(steer: Steer) -> str:
 @dataclass(eq=False, slots=True)
 class Settlement:
     """An attempt and its verdict, waiting to be written. seconds: how long it ran. started: whether it did; what was
-    only claimed tells nothing of how long jobs wait or run.
+    only claimed tells nothing of how long jobs wait or run. exception: what ended it, where somebody is to be told.
 
     whole: the verdict whose result PostgreSQL has refused, while it is tried without. refusals: how often it has
     refused that as well.
@@ -177,6 +177,7 @@ class Settlement:
     verdict: Verdict
     seconds: float
     started: bool = True
+    exception: BaseException | None = field(default=None, repr=False)
     whole: ToComplete | None = None
     refusals: int = 0
 
@@ -559,7 +560,7 @@ def tell(item: Settlement, events: Events, *, among_many: bool = False) -> None:
         return
     fields = _fields(item)
     match verdict:
-        case ToRetry(delay, error, _):
+        case ToRetry(delay, error, traceback):
             log.warning(
                 "attempt failed, runs again in %.1f s",
                 delay,
@@ -571,15 +572,17 @@ def tell(item: Settlement, events: Events, *, among_many: bool = False) -> None:
                     "max_attempts": attempt.claim.max_attempts,
                 },
             )
-            _emit(events, "failed", attempt, error)
-            _emit(events, "retried", attempt, error, delay)
-        case ToDead(reason, error, _):
+            raised = {"exception": item.exception, "traceback": traceback}
+            _emit(events, "failed", attempt, error, **raised)
+            _emit(events, "retried", attempt, error, delay=delay, **raised)
+        case ToDead(reason, error, traceback):
             log.error(
                 "moved to the dead-letter table",
                 extra={"event": "job_dead_lettered", **fields, "reason": reason.value, "error": kind_of(error)},
             )
-            _emit(events, "failed", attempt, error)
-            _emit(events, "dead_lettered", attempt, error)
+            raised = {"exception": item.exception, "traceback": traceback, "reason": reason}
+            _emit(events, "failed", attempt, error, **raised)
+            _emit(events, "dead_lettered", attempt, error, **raised)
         case ToGiveBack(None):
             log.info("released", extra={"event": "job_released", **fields})
             _emit(events, "released", attempt)
@@ -646,9 +649,10 @@ def tell_unknown(attempt: Attempt) -> None:
     )
 
 
-def _emit(events: Events, name: str, attempt: Attempt, error: str | None = None, delay: float | None = None) -> None:
+def _emit(events: Events, name: str, attempt: Attempt, error: str | None = None, **more: Any) -> None:
     if events.wanted(name):
-        events.emit(Event(name, replace(attempt.job, state=_STATES.get(name, State.QUEUED), error=error), error, delay))
+        job = replace(attempt.job, state=_STATES.get(name, State.QUEUED), error=error)
+        events.emit(Event(name, job, error, **more))
 
 
 # What a handler finds in event.job.state; after every other event the job is queued again.

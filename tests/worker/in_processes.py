@@ -105,6 +105,10 @@ def shout(text: str) -> None:
     logging.getLogger("shop").error("%s", text)
 
 
+def wait() -> None:
+    time.sleep(600)
+
+
 def shout_for_a_library() -> None:
     logging.getLogger("library").warning("from a library", extra={"order_id": 7})
 
