@@ -31,7 +31,7 @@ from pgqueue.drivers import (
     perform_either,
     perform_raw,
 )
-from pgqueue.enqueue import NewJob
+from pgqueue.enqueue import NewJob, Sender
 from pgqueue.errors import ConfigurationError, DuplicateTask, InvalidOption, JobNotFound, SchemaError
 from pgqueue.events import EventName, Events, Handler, redriven
 from pgqueue.hooks import Hook
@@ -128,6 +128,7 @@ class PgQueue:
         self.lifespans = Lifespans(self.state)
         self.around: list[Middleware] = []
         self.hooks: list[Hook] = []
+        self.sender = Sender()
         self.jobs = Jobs(self)
         self.dead = Dead(self)
         self.schedules = Schedules(self)
@@ -291,7 +292,7 @@ class PgQueue:
     ) -> list[int] | Awaitable[list[int]]:
         """Enqueues jobs of any tasks, made by `task.job(...)`; all or none. The ids, in input order."""
         hooked = map(partial(hooks.apply, self.hooks), jobs) if self.hooks else jobs
-        return enqueue.enqueue_many(self.statements, connection, hooked)
+        return enqueue.enqueue_many(self.sender, self.statements, connection, hooked)
 
     @property
     def statements(self) -> Statements:
@@ -300,12 +301,12 @@ class PgQueue:
 
     def enqueue_alone(self, new: NewJob) -> Job:
         """`task.delay`: a short transaction of its own."""
-        return self.perform(enqueue.enqueue_steps(self.statements, new, self.jobs))
+        return self.perform(self.sender.one(self.statements, new, self.jobs))
 
     async def enqueue_alone_async(self, new: NewJob) -> Job:
         """`task.delay_async`: the same on the running event loop."""
         async with self.async_engine.begin() as connection:
-            return await perform_async(connection, enqueue.enqueue_steps(self.statements, new, self.jobs))
+            return await perform_async(connection, self.sender.one(self.statements, new, self.jobs))
 
     def move(self, database: str | None, schema: str | None) -> None:
         """Works elsewhere from now on, where given: what a worker's command line says holds in its jobs too."""

@@ -104,6 +104,7 @@ class Context:
     state: AppState = field(default_factory=AppState, repr=False)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
     _own: Own | None = field(default=None, repr=False)
+    _late: bool = field(default=False, repr=False)  # its time is up: whatever it does now, the attempt has failed
 
     @property
     def cancelled(self) -> bool:

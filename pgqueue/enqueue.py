@@ -163,27 +163,42 @@ class NewJob:
         }
 
 
+class Sender:
+    """The steps of an app's enqueues. What is to be around each of them, from the first statement to the last, takes
+    the place of the app's; see integrations/otel.py."""
+
+    def one(self, sql: Statements, new: NewJob, home: Waits) -> Steps[Job]:
+        return enqueue_steps(sql, new, home)
+
+    def many(self, sql: Statements, new: Iterable[NewJob]) -> Steps[list[int]]:
+        return enqueue_many_steps(sql, new)
+
+
 @overload
-def enqueue(sql: Statements, connection: SyncConnection, new: NewJob, home: Waits) -> Job: ...
+def enqueue(sender: Sender, sql: Statements, connection: SyncConnection, new: NewJob, home: Waits) -> Job: ...
 @overload
-def enqueue(sql: Statements, connection: AsyncConnection, new: NewJob, home: Waits) -> Awaitable[Job]: ...
 def enqueue(
-    sql: Statements, connection: SyncConnection | AsyncConnection, new: NewJob, home: Waits
+    sender: Sender, sql: Statements, connection: AsyncConnection, new: NewJob, home: Waits
+) -> Awaitable[Job]: ...
+def enqueue(
+    sender: Sender, sql: Statements, connection: SyncConnection | AsyncConnection, new: NewJob, home: Waits
 ) -> Job | Awaitable[Job]:
     """Inserts one job through the caller's connection. home: who can wait for it. Raises EnqueueError, or the driver's
     own error."""
-    return perform_either(connection, enqueue_steps(sql, new, home))
+    return perform_either(connection, sender.one(sql, new, home))
 
 
 @overload
-def enqueue_many(sql: Statements, connection: SyncConnection, new: Iterable[NewJob]) -> list[int]: ...
+def enqueue_many(sender: Sender, sql: Statements, connection: SyncConnection, new: Iterable[NewJob]) -> list[int]: ...
 @overload
-def enqueue_many(sql: Statements, connection: AsyncConnection, new: Iterable[NewJob]) -> Awaitable[list[int]]: ...
 def enqueue_many(
-    sql: Statements, connection: SyncConnection | AsyncConnection, new: Iterable[NewJob]
+    sender: Sender, sql: Statements, connection: AsyncConnection, new: Iterable[NewJob]
+) -> Awaitable[list[int]]: ...
+def enqueue_many(
+    sender: Sender, sql: Statements, connection: SyncConnection | AsyncConnection, new: Iterable[NewJob]
 ) -> list[int] | Awaitable[list[int]]:
     """Inserts all of them or none, consuming the input in chunks; the ids, in input order."""
-    return perform_either(connection, enqueue_many_steps(sql, new))
+    return perform_either(connection, sender.many(sql, new))
 
 
 def enqueue_steps(sql: Statements, new: NewJob, home: Waits) -> Steps[Job]:

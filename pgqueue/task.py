@@ -15,7 +15,7 @@ from pgqueue import enqueue as enqueueing
 from pgqueue.arguments import Signature
 from pgqueue.context import AppState
 from pgqueue.drivers import AsyncConnection, SyncConnection
-from pgqueue.enqueue import NewJob, Options
+from pgqueue.enqueue import NewJob, Options, Sender
 from pgqueue.errors import EnqueueError, InvalidArguments, InvalidOption, InvalidTask, seconds
 from pgqueue.hooks import Hook
 from pgqueue.hooks import apply as hooked
@@ -67,6 +67,7 @@ class Home(Protocol):
     state: AppState
     around: list[Middleware]
     hooks: list[Hook]
+    sender: Sender
 
     @property
     def jobs(self) -> Waits: ...
@@ -165,7 +166,7 @@ class Task(Generic[P, R]):
         before any SQL when the call, an option or the connection cannot work; the transaction stays usable.
         """
         new = self._hooked(self.job(*args, **kwargs))
-        return enqueueing.enqueue(self._home.statements, connection, new, self._home.jobs)
+        return enqueueing.enqueue(self._home.sender, self._home.statements, connection, new, self._home.jobs)
 
     @overload
     def enqueue_many(
@@ -183,7 +184,7 @@ class Task(Generic[P, R]):
         The input is consumed in chunks of 5,000, so a generator of any length needs no more memory than its ids.
         """
         new = self._jobs(calls)
-        return enqueueing.enqueue_many(self._home.statements, connection, new)
+        return enqueueing.enqueue_many(self._home.sender, self._home.statements, connection, new)
 
     def delay(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Enqueues one call in a short transaction of its own, on the app's connection; committed on return."""

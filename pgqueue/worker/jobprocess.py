@@ -36,6 +36,7 @@ from pgqueue import logs
 from pgqueue.arguments import result_json
 from pgqueue.context import AppState
 from pgqueue.db import Claim
+from pgqueue.enqueue import Sender
 from pgqueue.errors import Cancel, DeadLetter, InvalidTask, LifespanFailed, RetryLater, Snooze, Steer
 from pgqueue.failure import describe, trace
 from pgqueue.hooks import Hook
@@ -253,6 +254,7 @@ class _Nowhere:
         self.state = AppState()
         self.around: list[Middleware] = []
         self.hooks: list[Hook] = []
+        self.sender = Sender()
 
     @property
     def statements(self) -> Statements:

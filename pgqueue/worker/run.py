@@ -234,6 +234,7 @@ class Run:
     def _overrun(self) -> None:
         self._timed_out = True
         if self._context is not None:
+            self._context._late = True
             self._context._stop.set()
         if self._fenced is not None:
             self._fenced.late = True
@@ -263,6 +264,7 @@ class Run:
         """Its hard timeout: here there is nothing left to do to it, but to ask whoever can for another process."""
         self._timed_out = True
         if self._context is not None:
+            self._context._late = True
             self._context._stop.set()
         if self._fenced is not None:
             self._fenced.late = True

@@ -1,4 +1,4 @@
-"""A handler of a failure is given the error itself, where there is one here, for whoever groups errors by their stack."""
+"""A handler of a failure is given the error itself, if it was raised here: who groups errors does so by their stack."""
 
 from __future__ import annotations
 
