@@ -42,6 +42,7 @@ from pgqueue.worker.settle import (
     ToCancelled,
     ToDead,
     ToGiveBack,
+    ToHinder,
     ToRetry,
     Verdict,
     complete_one,
@@ -540,7 +541,7 @@ class Loop:
 
     def _told(self, outcome: Outcome, attempt: Attempt, verdict: Verdict) -> BaseException | None:
         """What the handlers of its events are told was raised: kept, with all that its frames hold, for them alone."""
-        if isinstance(verdict, ToRetry | ToDead) and any(map(self._events.wanted, FAILURES)):
+        if isinstance(verdict, ToRetry | ToDead | ToHinder) and any(map(self._events.wanted, FAILURES)):
             return raised(outcome, attempt)
         return None
 

@@ -114,6 +114,8 @@ def raised(outcome: Outcome, attempt: Attempt) -> BaseException | None:
     match outcome:
         case Failed(error=error, here=True):
             return error
+        case Hindered(failure):
+            return raised(failure, attempt)
         case Steered(steer):
             return steer
         case Unreadable():
