@@ -23,7 +23,7 @@ environment.py the PGQUEUE_ variables, read strictly
 retention.py   how long ended jobs are kept, by the task and by default
 job.py, retry.py, settings.py, errors.py, schema.py   the ground all of them stand on
 migrate.py     the migrations; versions.py: which there are; compare.py: is a database what is declared?
-integrations/  what other systems are told: otel.py
+integrations/  what other systems are told: otel.py, sentry.py
 cli/           the commands; embedded.py a PostgreSQL from a wheel; testing.py fixtures
 """
 
