@@ -444,7 +444,7 @@ def test_an_attempt_that_no_middleware_saw_end_has_a_span_without_a_length(
 def test_no_job_is_refused_for_being_traced(app: PgQueue, connection: Look, seen: Seen) -> None:
     full = {"text": "x" * (MAX_ARGS_BYTES - len('{"text": ""}'))}
     new = NewJob("shop.it", "{}", Options(meta=full))
-    job = perform_either(connection, app.sender.one(app.statements, new))
+    job = perform_either(connection, app.sender.one(app.statements, new, app.jobs))
     assert app.jobs.get(job.id).meta == full
     assert len(seen.spans("send")) == 1
 
