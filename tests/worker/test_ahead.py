@@ -123,8 +123,8 @@ def test_what_was_claimed_and_never_started_tells_nothing_of_how_long_jobs_wait_
     ended = "select state from pgqueue.finished_jobs where id = %s"
     eventually(lambda: connection.execute(ended, [waiting]).fetchone() == ("cancelled",))
     worker.stop()
+    eventually(lambda: logged("job_released"))  # it stops: whoever else had a slot before would start in it
     go_on.set()
-    eventually(lambda: logged("job_released"))
     eventually(lambda: connection.execute(HELD).fetchone()[0] == 0, timeout=30)
     assert counted("test.quick") == connection.execute(DONE).fetchone()[0] == QUICK + 1
 
