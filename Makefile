@@ -26,7 +26,7 @@ demo: install ## run the example shop end to end: jobs enqueued, retried, dead-l
 	@$(BIN)/python -m examples.shop.demo
 
 test: install ## run the tests on a PostgreSQL that they start themselves
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 matrix: install ## run the tests on every PostgreSQL, Python and SQLAlchemy supported; MATRIX=all: each combination
 	@$(BIN)/python -m tests.matrix

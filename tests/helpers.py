@@ -19,7 +19,7 @@ from pgqueue.enqueue import NewJob, Options
 T = TypeVar("T")
 
 
-def eventually(check: Callable[[], T], timeout: float = 10.0, interval: float = 0.01) -> T:
+def eventually(check: Callable[[], T], timeout: float = 30.0, interval: float = 0.01) -> T:
     """The first truthy value of `check()`, tried every `interval` seconds. AssertionError, with the last value, when
     there is none within `timeout` seconds; what `check` raises goes through."""
     deadline = time.monotonic() + timeout
